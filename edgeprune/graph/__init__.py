@@ -1,0 +1,1 @@
+"""What hangs together: capture a model, label its graph, find units, groups and pins."""

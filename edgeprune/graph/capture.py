@@ -1,0 +1,259 @@
+"""Capture: one ATen graph of the user's model in eval mode, compared with eager.
+
+The raw export graph is kept, not the functionalised one: its batch_norm and dropout nodes carry
+the training mode, so a shrunk graph can be trained (docs/decisions/0001).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.export.dynamic_shapes import ShapesCollection
+from torch.utils import _pytree as pytree
+
+from edgeprune.errors import ModelNotSupported, UsageError
+from edgeprune.graph.inputs import Inputs, clone, grow_batch, is_batched, resize_batch, vary
+from edgeprune.graph.module import CapturedModule, add_training_flags
+from edgeprune.graph.observe import Facts, observe
+from edgeprune.graph.provenance import keep_only_provenance, module_path
+
+# Capture runs the same kernels as eager; a larger difference means a baked value.
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captured:
+    """A model as one graph: the product's representation of it.
+
+    `facts` holds shape and dtype of every node at `args`, `kwargs` (batch of at least 2 where
+    the batch is dynamic). `lost` says what capture in eval mode dropped.
+    """
+
+    module: CapturedModule
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
+    facts: Facts
+    dynamic_batch: bool
+    lost: tuple[str, ...]
+
+    @property
+    def inputs(self) -> Inputs:
+        """Example inputs as one value."""
+        return Inputs(args=self.args, kwargs=dict(self.kwargs))
+
+
+def capture(
+    model: nn.Module,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object] | None = None,
+    *,
+    dynamic_batch: bool = True,
+) -> Captured:
+    """Capture `model` (not changed) with example inputs, batch first.
+
+    Raises `ModelNotSupported` when torch.export refuses the model, or when the captured graph and
+    eager differ on two inputs or on another batch size.
+    """
+    inputs = Inputs(args=_as_args(args), kwargs=dict(kwargs or {}))
+    if dynamic_batch:
+        inputs = grow_batch(inputs)
+    if isinstance(model, CapturedModule):
+        return _recapture(model, inputs, dynamic_batch)
+    with _eval_mode(model), torch.no_grad():
+        program, is_dynamic = _export(model, inputs, dynamic_batch)
+        module = _to_module(program)
+        add_training_flags(module, model)
+        lost = _lost(model, program, dynamic_batch and not is_dynamic)
+        facts = _compare(model, module, inputs, is_dynamic)
+    keep_only_provenance(module.graph)
+    return Captured(
+        module=module,
+        args=inputs.args,
+        kwargs=inputs.kwargs,
+        facts=facts,
+        dynamic_batch=is_dynamic,
+        lost=lost,
+    )
+
+
+def _as_args(args: tuple[object, ...]) -> tuple[object, ...]:
+    if isinstance(args, torch.Tensor):
+        raise UsageError(
+            "args at analyze(): expected a tuple of example inputs, got a tensor. "
+            "Write analyze(model, (x,))."
+        )
+    return tuple(args)
+
+
+def _recapture(model: CapturedModule, inputs: Inputs, dynamic_batch: bool) -> Captured:
+    """Our own graph is its own capture: nothing in it depends on stale metadata."""
+    module = copy.deepcopy(model).eval()
+    _, facts = observe(module, *_pair(clone(inputs)))
+    return Captured(
+        module=module,
+        args=inputs.args,
+        kwargs=inputs.kwargs,
+        facts=facts,
+        dynamic_batch=dynamic_batch,
+        lost=(),
+    )
+
+
+@contextlib.contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put every submodule in eval mode, and each back in its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _export(model: nn.Module, inputs: Inputs, dynamic_batch: bool) -> tuple[ExportedProgram, bool]:
+    """Export non-strict, then strict; with a dynamic batch if the model allows it."""
+    attempts = [(Dim.DYNAMIC, False), (Dim.AUTO, False), (Dim.AUTO, True)]
+    if not dynamic_batch:
+        attempts = [(None, False), (None, True)]
+    failures: list[str] = []
+    for dim, strict in attempts:
+        try:
+            program = torch.export.export(
+                model,
+                clone(inputs).args,
+                clone(inputs).kwargs,
+                dynamic_shapes=None if dim is None else _shapes(model, inputs, dim),
+                strict=strict,
+            )
+        except Exception as error:  # torch.export raises anything, user code included
+            failures.append(f"{'strict' if strict else 'non-strict'}: {_first_lines(error)}")
+            last = error
+        else:
+            return program, dim is not None and _is_dynamic(program)
+    raise ModelNotSupported(
+        f"capture at {type(model).__name__}: expected a graph from torch.export, got "
+        + " | ".join(dict.fromkeys(failures))
+        + ". Rewrite the line it names without data-dependent Python control flow.",
+        where=type(model).__name__,
+    ) from last
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines[:3])[:600]}"
+
+
+def _shapes(model: nn.Module, inputs: Inputs, dim: object) -> object:
+    copies = clone(inputs)
+    batch = copies.batch_size
+    # torch ships these two without annotations.
+    shapes = ShapesCollection()  # type: ignore[no-untyped-call]
+    for leaf in pytree.tree_leaves((copies.args, copies.kwargs)):
+        if is_batched(leaf, batch):
+            shapes[leaf] = {0: dim}
+    result: object = shapes.dynamic_shapes(  # type: ignore[no-untyped-call]
+        model, copies.args, copies.kwargs
+    )
+    return result
+
+
+def _is_dynamic(program: ExportedProgram) -> bool:
+    values = [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"]
+    return any(
+        isinstance(size, torch.SymInt)
+        for value in values
+        if isinstance(value, torch.Tensor)
+        for size in value.shape
+    )
+
+
+def _to_module(program: ExportedProgram) -> CapturedModule:
+    graph_module = program.module(check_guards=False)
+    for node in graph_module.graph.nodes:
+        node.meta["module"] = module_path(node)
+    module = CapturedModule(graph_module, graph_module.graph)
+    module.training = False
+    return module
+
+
+def _pair(inputs: Inputs) -> tuple[tuple[object, ...], dict[str, object]]:
+    return inputs.args, inputs.kwargs
+
+
+def _compare(model: nn.Module, module: CapturedModule, inputs: Inputs, is_dynamic: bool) -> Facts:
+    """Eager against the graph on the example, on a second input, on another batch size."""
+    trials = [("the example", inputs), ("a second input", vary(inputs, seed=1))]
+    if is_dynamic and inputs.batch_size is not None:
+        other = resize_batch(vary(inputs, seed=2), inputs.batch_size + 1)
+        trials.append((f"batch {inputs.batch_size + 1}", other))
+    facts: Facts | None = None
+    for name, trial in trials:
+        one, two = clone(trial), clone(trial)
+        expected = pytree.tree_leaves(model(*one.args, **one.kwargs))
+        got, observed = observe(module, *_pair(two))
+        facts = observed if facts is None else facts
+        _require_same(expected, list(got), name, type(model).__name__)
+    if facts is None:
+        raise AssertionError("the example is always compared")
+    return facts
+
+
+def _require_same(expected: list[object], got: list[object], trial: str, name: str) -> None:
+    tensors = [leaf for leaf in expected if isinstance(leaf, torch.Tensor)]
+    found = [leaf for leaf in got if isinstance(leaf, torch.Tensor)]
+    if len(tensors) != len(found):
+        raise ModelNotSupported(
+            f"capture at {name} on {trial}: expected {len(tensors)} output tensors as in eager, "
+            f"got {len(found)}. Return the same structure for every input."
+        )
+    for index, (want, have) in enumerate(zip(tensors, found, strict=True)):
+        if want.shape != have.shape:
+            raise ModelNotSupported(
+                f"capture at {name}, output {index} on {trial}: expected shape "
+                f"{tuple(want.shape)} as in eager, got {tuple(have.shape)}. "
+                "A size was baked in; avoid int(x.shape[0]) in the model."
+            )
+        error = _relative_error(want, have)
+        if not error <= _TOLERANCE:
+            raise ModelNotSupported(
+                f"capture at {name}, output {index} on {trial}: expected eager's values within "
+                f"{_TOLERANCE:g} of their standard deviation, got an error of {error:.3g}. "
+                "The model is not deterministic in eval mode, or bakes a value of its input."
+            )
+
+
+def _relative_error(want: torch.Tensor, have: torch.Tensor) -> float:
+    if want.numel() == 0 or torch.equal(want, have):
+        return 0.0
+    if not want.is_floating_point():
+        return float("inf")
+    spread = want.double().std().item() if want.numel() > 1 else 0.0
+    worst = (want.double() - have.double()).abs().max().item()
+    return worst / (spread or max(want.double().abs().max().item(), 1e-30))
+
+
+def _lost(model: nn.Module, program: ExportedProgram, batch_fixed: bool) -> tuple[str, ...]:
+    """What the graph in eval mode no longer has, for the user to know."""
+    lost: list[str] = []
+    if batch_fixed:
+        lost.append("dynamic batch: the model fixes its batch size, so the graph does too")
+    visited = {module_path(node) for node in program.graph.nodes}
+    for path, module in model.named_modules():
+        if next(module.children(), None) is not None or isinstance(module, nn.Identity):
+            continue
+        if path not in visited and not _is_container_weight(path, visited):
+            lost.append(f"{path} ({type(module).__name__}) does nothing in eval mode")
+    return tuple(lost)
+
+
+def _is_container_weight(path: str, visited: set[str]) -> bool:
+    """A leaf whose weights an ancestor reads directly, such as MultiheadAttention.out_proj."""
+    parent = path.rpartition(".")[0]
+    return parent in visited

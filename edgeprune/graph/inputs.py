@@ -1,0 +1,106 @@
+"""Example inputs: copies, other batch sizes, other values of the same kind.
+
+All functions leave their argument as it is. "Batched" is a tensor whose first dim is the batch
+size, which is the first dim of the first tensor with at least one dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils import _pytree as pytree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Positional and keyword inputs of one call."""
+
+    args: tuple[object, ...]
+    kwargs: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def batch_size(self) -> int | None:
+        """First dim of the first tensor that has one; None without such a tensor."""
+        for leaf in pytree.tree_leaves((self.args, self.kwargs)):
+            if isinstance(leaf, torch.Tensor) and leaf.dim() > 0:
+                return int(leaf.shape[0])
+        return None
+
+
+def is_batched(leaf: object, batch: int | None) -> bool:
+    """Whether `leaf` is a tensor whose first dim is the batch."""
+    return isinstance(leaf, torch.Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+
+
+def map_tensors(inputs: Inputs, change: Callable[[torch.Tensor], torch.Tensor]) -> Inputs:
+    """New inputs with `change` applied to every tensor."""
+    args, kwargs = pytree.tree_map(
+        lambda leaf: change(leaf) if isinstance(leaf, torch.Tensor) else leaf,
+        (inputs.args, inputs.kwargs),
+    )
+    return Inputs(args=args, kwargs=kwargs)
+
+
+def clone(inputs: Inputs) -> Inputs:
+    """Copies, so that a model that writes into its input spoils nothing."""
+    return map_tensors(inputs, lambda tensor: tensor.detach().clone())
+
+
+def grow_batch(inputs: Inputs) -> Inputs:
+    """A batch of 1 becomes 2: torch.export bakes a size of 1 into the graph."""
+    return resize_batch(inputs, 2) if inputs.batch_size == 1 else inputs
+
+
+def resize_batch(inputs: Inputs, size: int) -> Inputs:
+    """Repeat or cut every batched tensor to `size` samples."""
+    batch = inputs.batch_size
+    if batch is None or batch == size or batch == 0:
+        return inputs
+
+    def resize(tensor: torch.Tensor) -> torch.Tensor:
+        if not is_batched(tensor, batch):
+            return tensor
+        repeats = -(-size // batch)
+        return torch.cat([tensor] * repeats)[:size].clone()
+
+    return map_tensors(inputs, resize)
+
+
+def vary(inputs: Inputs, seed: int) -> Inputs:
+    """Other values of the same shape, dtype and range.
+
+    Floats: a smooth ramp and noise with the example's mean and spread (spread 1 if it has none),
+    so that no two positions are alike. Integers and booleans: the example's own values, shuffled
+    within each sample, so that they stay valid indices.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.numel() == 0:
+            return tensor
+        if tensor.is_floating_point():
+            return _structured(tensor, generator)
+        order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+        return tensor.reshape(-1)[order].reshape(tensor.shape)
+
+    return map_tensors(inputs, change)
+
+
+def _structured(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+    for dim, size in enumerate(tensor.shape):
+        ramp = torch.linspace(-1.0, 1.0, size, dtype=torch.float64)
+        phase = torch.rand(1, generator=generator, dtype=torch.float64)
+        shape = [1] * tensor.dim()
+        shape[dim] = size
+        noise += 0.5 * torch.sin(3.0 * (ramp + phase)).reshape(shape)
+    values = tensor.detach().double()
+    spread = values.std().item() if tensor.numel() > 1 else 0.0
+    centre = values.mean().item()
+    scaled = noise.to(tensor.device) * (spread or 1.0) + centre
+    if values.min() >= 0.0:
+        # Images in 0-1, masks, lengths: stay on the side of zero the model expects.
+        scaled = scaled.clamp_min(0.0)
+    return scaled.to(tensor.dtype)

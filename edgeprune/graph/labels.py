@@ -1,0 +1,133 @@
+"""Labels: one integer per position of every removable axis, and what ties them together.
+
+Label 0 means "not removable". Joins and pins are only recorded while the graph is walked; the
+classes are computed once, vectorised, at the end (connected components).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why positions were pinned or tied: a reason for people, the node, its source line.
+
+    `by_nature` marks what nobody would expect to be removable (kernel sizes, token positions of
+    a table that is added to data), so that reports stay readable.
+    """
+
+    reason: str
+    node: str
+    where: str
+    by_nature: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A dim of a parameter, buffer, constant or created tensor; its labels are consecutive."""
+
+    owner: str
+    dim: int
+    first_label: int
+    size: int
+    is_parameter: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Value:
+    """A tensor of the graph as the label walk sees it.
+
+    `shape` is the real shape at the example inputs. Each layer is an int64 tensor that broadcasts
+    to it (size 1 where it does not vary); entry = the label of the position that an element
+    belongs to. A parameter has one layer a dim, most activations have one layer along channels.
+    """
+
+    shape: tuple[int, ...]
+    layers: tuple[torch.Tensor, ...] = ()
+
+
+def varying(layer: torch.Tensor) -> tuple[int, ...]:
+    """Dims along which a layer varies."""
+    return tuple(dim for dim, size in enumerate(layer.shape) if size > 1)
+
+
+@dataclass(slots=True)
+class Labels:
+    """The record of one walk. Mutable: rules add to it through `Trace`."""
+
+    axes: list[Axis] = field(default_factory=list)
+    next_label: int = 1
+    _pairs: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    _pins: list[tuple[torch.Tensor, Cause]] = field(default_factory=list)
+    _ties: list[tuple[torch.Tensor, Cause]] = field(default_factory=list)
+
+    def fresh(self, owner: str, dim: int, size: int, *, is_parameter: bool) -> torch.Tensor:
+        """New labels for a dim: int64 of shape (size,)."""
+        first = self.next_label
+        self.next_label += size
+        self.axes.append(Axis(owner, dim, first, size, is_parameter))
+        return torch.arange(first, first + size)
+
+    def join(self, one: torch.Tensor, two: torch.Tensor) -> None:
+        """Positions that meet element by element stand or fall together (broadcasting)."""
+        shape = np.broadcast_shapes(tuple(one.shape), tuple(two.shape))
+        self._pairs.append((one.expand(shape).reshape(-1), two.expand(shape).reshape(-1)))
+
+    def tie(self, layer: torch.Tensor, dims: tuple[int, ...], cause: Cause) -> None:
+        """Join all positions of `layer` that differ only along `dims`."""
+        if all(layer.shape[dim] == 1 for dim in dims):
+            return
+        anchor = layer
+        for dim in dims:
+            anchor = anchor.narrow(dim, 0, 1)
+        self.join(layer, anchor)
+        self._ties.append((layer.reshape(-1), cause))
+
+    def pin(self, layer: torch.Tensor, cause: Cause) -> None:
+        """These positions may not be removed."""
+        flat = layer.reshape(-1)
+        if bool((flat != 0).any()):
+            self._pins.append((flat, cause))
+
+    def classes(self) -> NDArray[np.int64]:
+        """Class of every label by joins alone, int64 of shape (labels,).
+
+        A join with label 0 does not connect: it pins the other side (see `pinned`).
+        """
+        edges = self._edges()
+        edges = edges[:, (edges != 0).all(axis=0)]
+        matrix = coo_array(
+            (np.ones(edges.shape[1], dtype=np.int8), (edges[0], edges[1])),
+            shape=(self.next_label, self.next_label),
+        )
+        _, labels = connected_components(matrix, directed=False)
+        return np.asarray(labels, dtype=np.int64)
+
+    def joins(self) -> int:
+        """How many joins were recorded so far."""
+        return len(self._pairs)
+
+    def _edges(self) -> NDArray[np.int64]:
+        if not self._pairs:
+            return np.zeros((2, 0), dtype=np.int64)
+        return torch.cat([torch.stack(pair) for pair in self._pairs], dim=1).numpy()
+
+    def beside_zero(self) -> NDArray[np.int64]:
+        """Labels joined with a position that carries none."""
+        edges = self._edges()
+        return np.unique(edges[:, (edges == 0).any(axis=0)])
+
+    def pin_causes(self) -> list[tuple[NDArray[np.int64], Cause]]:
+        """What was pinned and why, in graph order."""
+        return [(flat.numpy(), cause) for flat, cause in self._pins]
+
+    def tie_causes(self) -> list[tuple[NDArray[np.int64], Cause]]:
+        """What was tied along an axis and why, in graph order."""
+        return [(flat.numpy(), cause) for flat, cause in self._ties]

@@ -1,0 +1,116 @@
+"""The captured graph as an `nn.Module` that behaves like the original.
+
+`torch.export` gives a graph that raises on `train()` and `eval()`. Here the mode argument of every
+batch_norm and dropout node reads the `training` flag of the submodule it came from, so both calls
+work, for the whole model and for a part of it (`model.features.eval()` freezes that part).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import fx, nn
+from torch.fx._pytree import tree_flatten_spec
+
+aten = torch.ops.aten
+
+# Which positional argument carries the mode.
+_BATCH_NORM_MODE = 5
+_DROPOUT_MODE = 2
+_DROPOUTS = (aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default)
+
+
+class CapturedModule(fx.GraphModule):
+    """A captured graph: callable, trainable, deep-copyable, with the original parameter names.
+
+    Buffers that were not persistent, and constants lifted out of the code, stay out of the state
+    dict: `fx.GraphModule` alone would register both as persistent, also when it is deep-copied.
+    """
+
+    def __init__(
+        self, root: nn.Module, graph: fx.Graph, class_name: str = "CapturedModule"
+    ) -> None:
+        super().__init__(root, graph, class_name)
+        for path, module in list(self.named_modules()):
+            original = _submodule(root, path)
+            if original is None:
+                continue
+            kept_out = original._non_persistent_buffers_set
+            for name in module._buffers:
+                if name in kept_out or name not in original._buffers:
+                    module._non_persistent_buffers_set.add(name)
+
+
+def _submodule(root: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return root.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def add_training_flags(module: CapturedModule, original: nn.Module) -> None:
+    """Make batch_norm and dropout nodes read `training` of the submodule they came from (in place).
+
+    A BatchNorm whose mode is written into the code (`F.batch_norm(x, m, v)` in a frozen variant)
+    is left as it is: only nodes of real BatchNorm modules follow `train()`.
+    """
+    for node in list(module.graph.nodes):
+        if node.target is aten.batch_norm.default:
+            path = _batch_norm_path(node, original)
+            position = _BATCH_NORM_MODE
+        elif node.target in _DROPOUTS and node.args[_DROPOUT_MODE] is False:
+            path = cast("str | None", node.meta.get("module"))
+            position = _DROPOUT_MODE
+        else:
+            continue
+        if path is None or not isinstance(node.args[position], bool):
+            continue
+        _ensure_submodule(module, path).training = False
+        with module.graph.inserting_before(node):
+            # create_node, as get_attr() warns of anything but tensors.
+            flag = module.graph.create_node("get_attr", f"{path}.training" if path else "training")
+        node.update_arg(position, flag)
+    module.recompile()
+
+
+def _batch_norm_path(node: fx.Node, original: nn.Module) -> str | None:
+    mean = node.args[3]
+    if not isinstance(mean, fx.Node) or mean.op != "get_attr":
+        return None
+    path = str(mean.target).rpartition(".")[0]
+    owner = _submodule(original, path)
+    return path if isinstance(owner, nn.modules.batchnorm._BatchNorm) else None
+
+
+def _ensure_submodule(module: nn.Module, path: str) -> nn.Module:
+    for name in filter(None, path.split(".")):
+        if name not in module._modules:
+            module.add_module(name, nn.Module())
+        module = cast(nn.Module, module._modules[name])
+    return module
+
+
+def attribute(module: nn.Module, target: str) -> object:
+    """The object that the get_attr `target` names, e.g. `features.0.weight`."""
+    path, _, name = target.rpartition(".")
+    return getattr(module.get_submodule(path), name)
+
+
+def set_tensor(module: nn.Module, target: str, tensor: torch.Tensor) -> None:
+    """Replace the parameter, buffer or constant `target` by `tensor`, as what it was (in place)."""
+    path, _, name = target.rpartition(".")
+    owner = module.get_submodule(path)
+    old = getattr(owner, name)
+    if isinstance(old, nn.Parameter):
+        setattr(owner, name, nn.Parameter(tensor, requires_grad=old.requires_grad))
+    else:
+        setattr(owner, name, tensor)
+
+
+def flat_inputs(
+    module: fx.GraphModule, args: tuple[object, ...], kwargs: dict[str, object]
+) -> list[object]:
+    """The leaves of `(args, kwargs)` in placeholder order."""
+    spec = module._in_spec
+    return list(tree_flatten_spec((args, kwargs), spec))

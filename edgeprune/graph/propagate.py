@@ -1,0 +1,188 @@
+"""The walk: one loop over the graph that hands every node to its rule."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import fx
+
+from edgeprune.errors import InternalError
+from edgeprune.graph.aliases import shared_writes
+from edgeprune.graph.capture import Captured
+from edgeprune.graph.labels import Labels, Value, varying
+from edgeprune.graph.module import attribute
+from edgeprune.graph.observe import Fact, TensorFact
+from edgeprune.graph.registry import rule_for
+from edgeprune.graph.rules.every import FAMILIES
+from edgeprune.graph.trace import Edge, Redefinition, Trace
+
+aten = torch.ops.aten
+
+Labelled: TypeAlias = "Value | tuple[Labelled, ...] | int | float | bool | str | None"
+
+# Ops with no tensor result that depend on no position's value.
+_SIZES = (aten.sym_size.int, aten.sym_numel.default, aten._assert_tensor_metadata.default)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Walk:
+    """What one walk found: the label of every position of every value, and what ties them."""
+
+    labels: Labels
+    values: Mapping[str, Labelled]
+    edges: tuple[Edge, ...]
+    redefinitions: tuple[Redefinition, ...]
+    boxes: tuple[tuple[str, torch.Tensor], ...]
+    unknown: tuple[str, ...]
+
+
+def walk(captured: Captured, *, exact_only: bool = False) -> Walk:
+    """Label every value of the captured graph."""
+    if not FAMILIES:
+        raise RuntimeError("no rule is registered")
+    return _Walker(captured, exact_only).run()
+
+
+class _Walker:
+    def __init__(self, captured: Captured, exact_only: bool) -> None:
+        self.captured = captured
+        graph = captured.module.graph
+        self.trace = Trace(
+            captured.module, Labels(), captured.facts, exact_only, shared_writes(graph)
+        )
+        self.values: dict[str, Labelled] = {}
+        self.by_tensor: dict[int, Value] = {}
+        self.boxes: list[tuple[str, torch.Tensor]] = []
+        self.unknown: list[str] = []
+
+    def run(self) -> Walk:
+        for node in self.captured.module.graph.nodes:
+            self.trace.at(node)
+            value = self._visit(node)
+            self.values[node.name] = value
+            self._check(node, value, self.captured.facts.get(node.name))
+        return Walk(
+            labels=self.trace.labels,
+            values=self.values,
+            edges=tuple(self.trace.edges),
+            redefinitions=tuple(self.trace.redefinitions),
+            boxes=tuple(self.boxes),
+            unknown=tuple(dict.fromkeys(self.unknown)),
+        )
+
+    def _visit(self, node: fx.Node) -> Labelled:
+        match node.op:
+            case "placeholder":
+                return self._unlabelled(self.captured.facts[node.name])
+            case "get_attr":
+                return self._attribute(node)
+            case "output":
+                for source in node.all_input_nodes:
+                    # The cause is the node that made the output: it has a source line.
+                    self.trace.at(source)
+                    self._pin_value(self.values[source.name], "is an output of the model")
+                return None
+            case "call_function":
+                return self._call(node)
+            case _:
+                raise InternalError(
+                    f"analysis at {node.name}: expected a call_function node, got {node.op}."
+                )
+
+    def _unlabelled(self, fact: Fact) -> Labelled:
+        if isinstance(fact, TensorFact):
+            return Value(fact.shape)
+        if isinstance(fact, tuple):
+            return tuple(self._unlabelled(member) for member in fact)
+        return fact
+
+    def _attribute(self, node: fx.Node) -> Labelled:
+        tensor = attribute(self.captured.module, str(node.target))
+        if not isinstance(tensor, torch.Tensor):
+            return self._unlabelled(self.captured.facts[node.name])
+        # Tied parameters are one tensor under two names: one set of labels.
+        if id(tensor) not in self.by_tensor:
+            shape = tuple(tensor.shape)
+            layers = []
+            for dim, size in enumerate(shape):
+                if size > 1:
+                    fresh = self.trace.labels.fresh(str(node.target), dim, size, is_parameter=True)
+                    layers.append(
+                        fresh.reshape([size if d == dim else 1 for d in range(len(shape))])
+                    )
+            self.by_tensor[id(tensor)] = Value(shape, tuple(layers))
+        return self.by_tensor[id(tensor)]
+
+    def _call(self, node: fx.Node) -> Labelled:
+        fact = self.captured.facts[node.name]
+        if node.target is operator.getitem:
+            container = self._resolve(node.args[0])
+            index = node.args[1]
+            if isinstance(container, tuple) and isinstance(index, int):
+                return container[index]
+        if not _has_tensor(fact):
+            if node.target not in _SIZES and node.target is not operator.getitem:
+                self._pin_inputs(node, "a number is computed from it")
+            return self._unlabelled(fact)
+        rule = rule_for(node.target)
+        if rule is None:
+            self.unknown.append(str(node.target))
+            self._pin_inputs(node, f"{node.target} has no rule")
+            return self._unlabelled(fact)
+        args = [self._resolve(arg) for arg in node.args]
+        kwargs = {name: self._resolve(arg) for name, arg in node.kwargs.items()}
+        return rule(self.trace, *args, **kwargs)
+
+    def _resolve(self, argument: object) -> Labelled:
+        if isinstance(argument, fx.Node):
+            return self.values[argument.name]
+        if isinstance(argument, list | tuple):
+            return tuple(self._resolve(member) for member in argument)
+        return argument  # type: ignore[return-value]  # a literal of the graph
+
+    def _pin_inputs(self, node: fx.Node, reason: str) -> None:
+        for source in node.all_input_nodes:
+            self._pin_value(self.values[source.name], reason)
+
+    def _pin_value(self, value: Labelled, reason: str) -> None:
+        if isinstance(value, Value):
+            self.trace.pin(value, reason)
+        elif isinstance(value, tuple):
+            for member in value:
+                self._pin_value(member, reason)
+
+    def _check(self, node: fx.Node, value: Labelled, fact: Fact) -> None:
+        """The rule's shape is the real one, and where labels form a box its sides are noted."""
+        if isinstance(value, tuple) and isinstance(fact, tuple):
+            for member, part in zip(value, fact, strict=True):
+                self._check(node, member, part)
+        if not isinstance(value, Value) or not isinstance(fact, TensorFact):
+            return
+        if value.shape != fact.shape:
+            raise InternalError(
+                f"analysis at {node.name} ({node.meta.get('where')}): expected shape "
+                f"{fact.shape}, got {value.shape} from the rule of {node.target}.",
+                where=node.name,
+            )
+        for layer in value.layers:
+            if len(varying(layer)) > 1:
+                self.boxes.append((node.name, layer))
+
+
+def layers_of(value: Labelled) -> tuple[torch.Tensor, ...]:
+    """Every layer of a value, or of the members of a tuple of values."""
+    if isinstance(value, Value):
+        return value.layers
+    if isinstance(value, tuple):
+        return tuple(layer for member in value for layer in layers_of(member))
+    return ()
+
+
+def _has_tensor(fact: Fact) -> bool:
+    if isinstance(fact, tuple):
+        return any(_has_tensor(member) for member in fact)
+    return isinstance(fact, TensorFact)

@@ -1,0 +1,54 @@
+"""Where a node of the graph comes from: the module path and the user's source line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from torch import fx
+
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
+# Frames of torch itself say nothing to a user: the line that called into torch does.
+_TORCH = re.compile(r"[/\\]torch[/\\](nn|_|utils|export|fx|functional)")
+_PACKAGES = re.compile(r".*?[/\\](?:site|dist)-packages[/\\]")
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the innermost module that made the node, `""` for the root."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return str(node.meta.get("module", ""))
+    path = str(list(stack.values())[-1][0])
+    # A module called twice appears as `block@1`; a root may be spelled `L['self']`.
+    path = path.partition("@")[0]
+    return path.removeprefix("L['self']").strip(".")
+
+
+def source_line(node: fx.Node) -> str:
+    """`file:line` of the user's innermost frame, or `""` where export noted none."""
+    frames = _FRAME.findall(str(node.meta.get("stack_trace") or ""))
+    users = [frame for frame in frames if not _TORCH.search(frame[0])] or frames
+    if not users:
+        return str(node.meta.get("where", ""))
+    file, line = users[-1]
+    return f"{_short(file)}:{line}"
+
+
+def _short(file: str) -> str:
+    inside = _PACKAGES.sub("", file)
+    if inside != file:
+        return inside
+    try:
+        return str(Path(file).relative_to(Path.cwd()))
+    except ValueError:
+        return file
+
+
+def keep_only_provenance(graph: fx.Graph) -> None:
+    """Drop every note of export but module path and source line (in place).
+
+    Shapes, guards and symbolic values in the metadata go stale with the first edit, so nothing
+    may read them afterwards.
+    """
+    for node in graph.nodes:
+        node.meta = {"module": module_path(node), "where": source_line(node)}

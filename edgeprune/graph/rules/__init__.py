@@ -1,0 +1,1 @@
+"""One module a family of operators; importing `edgeprune.graph.rules.every` registers them all."""

@@ -1,0 +1,153 @@
+"""Convolutions: ordinary, grouped, depthwise, transposed."""
+
+from __future__ import annotations
+
+import torch
+
+from edgeprune.graph.labels import Value, varying
+from edgeprune.graph.registry import rule
+from edgeprune.graph.trace import Trace
+
+aten = torch.ops.aten
+
+
+@rule(
+    aten.conv1d.default,
+    aten.conv1d.padding,
+    aten.conv2d.default,
+    aten.conv2d.padding,
+    aten.conv3d.default,
+    aten.conv3d.padding,
+)
+def convolution(
+    t: Trace,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: object = 1,
+    padding: object = 0,
+    dilation: object = 1,
+    groups: int = 1,
+) -> Value:
+    """Input channels and the weight's dim 1 become units; the result carries the weight's dim 0.
+
+    x (2, 8, 5, 5), weight (16, 8, 3, 3): x's channel 3 and weight[:, 3] are one unit.
+    With groups = 4, weight (16, 2, 3, 3): a group is the unit, channels 2-3 of x with rows 4-7
+    of the weight. Depthwise is the case of one channel a group.
+    """
+    return _convolve(t, x, weight, bias, groups, into=1, out_of=0)
+
+
+@rule(
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+)
+def transposed(
+    t: Trace,
+    x: Value,
+    weight: Value,
+    bias: Value | None = None,
+    stride: object = 1,
+    padding: object = 0,
+    output_padding: object = 0,
+    groups: int = 1,
+    dilation: object = 1,
+) -> Value:
+    """As `convolution`, with the weight's dims 0 and 1 in each other's role.
+
+    x (2, 8, 5, 5), weight (8, 16, 3, 3): x's channel 3 and weight[3] are one unit.
+    """
+    return _convolve(t, x, weight, bias, groups, into=0, out_of=1)
+
+
+def _convolve(
+    t: Trace, x: Value, weight: Value, bias: Value | None, groups: int, into: int, out_of: int
+) -> Value:
+    channel = len(x.shape) - len(weight.shape) + 1
+    inputs, passing = _channels(t, x, channel)
+    reads, makes = _weight_layers(t, weight, into, out_of)
+    shape = t.shape
+    if groups == 1:
+        t.meet(inputs, reads, reason="its width is that of data, or of a fixed reader")
+        for layer in inputs.layers:
+            t.read(0, _along(layer, channel, len(x.shape)))
+        out = makes
+    else:
+        out = _grouped(t, inputs, reads, makes, groups, transposed=into == 0)
+    if bias is not None:
+        out = t.meet(out, bias)
+    layers = tuple(_along(layer, channel, len(shape)) for layer in out.layers)
+    return t.settle(Value(shape, (*passing, *layers)))
+
+
+def _channels(t: Trace, x: Value, channel: int) -> tuple[Value, list[torch.Tensor]]:
+    """x's labels as one vector a layer, and the layers that vary along batch dims only."""
+    vectors: list[torch.Tensor] = []
+    passing: list[torch.Tensor] = []
+    for layer in x.layers:
+        dims = varying(layer)
+        if all(dim < channel for dim in dims):
+            passing.append(layer)
+        elif layer.shape[channel] == 1:
+            t.labels.pin(layer, t.cause("a convolution slides over this axis"))
+        else:
+            others = tuple(dim for dim in dims if dim != channel)
+            t.tie(layer, others, "read by one kernel")
+            for dim in others:
+                layer = layer.narrow(dim, 0, 1)
+            vectors.append(layer.reshape(-1))
+    return Value((x.shape[channel],), tuple(vectors)), passing
+
+
+def _weight_layers(t: Trace, weight: Value, into: int, out_of: int) -> tuple[Value, Value]:
+    """The weight's layers along its input dim and along its output dim, each as a vector."""
+    found: dict[int, list[torch.Tensor]] = {into: [], out_of: []}
+    for layer in weight.layers:
+        dims = varying(layer)
+        if len(dims) == 1 and dims[0] in found:
+            found[dims[0]].append(layer.reshape(-1))
+        else:
+            t.labels.pin(layer, t.cause("the kernel's size", by_nature=True))
+    return (
+        Value((weight.shape[into],), tuple(found[into])),
+        Value((weight.shape[out_of],), tuple(found[out_of])),
+    )
+
+
+def _grouped(
+    t: Trace, inputs: Value, reads: Value, makes: Value, groups: int, *, transposed: bool
+) -> Value:
+    """Whole groups are the units: each of its inputs with each of its outputs.
+
+    An ordinary grouped weight has all outputs along dim 0 and one group's inputs along dim 1; a
+    transposed one has all inputs along dim 0 and one group's outputs along dim 1.
+    """
+    why = "within one group of a grouped convolution"
+    if transposed:
+        t.meet(inputs, reads)
+        shared, every = makes, inputs
+        if makes.shape[0] * groups != every.shape[0]:
+            # One group's outputs stand for all groups: no vector of labels over all outputs.
+            t.pin(inputs, why)
+            t.pin(makes, why)
+            return Value((makes.shape[0] * groups,))
+    else:
+        shared, every = reads, makes
+    t.pin(shared, why, by_nature=True)
+    anchors = []
+    for value in (inputs, every):
+        layers = []
+        for vector in value.layers:
+            table = vector.reshape(groups, -1)
+            t.tie(table, (1,), why)
+            layers.append(table[:, 0])
+        anchors.append(Value((groups,), tuple(layers)))
+    t.meet(*anchors)
+    return every
+
+
+def _along(vector: torch.Tensor, dim: int, ndim: int) -> torch.Tensor:
+    shape = [1] * ndim
+    shape[dim] = vector.shape[0]
+    return vector.reshape(shape)

@@ -1,0 +1,29 @@
+"""Import every family, so that its rules are in the table."""
+
+from edgeprune.graph.rules import (
+    attention,
+    convolution,
+    creation,
+    joining,
+    lookup,
+    matrix,
+    movement,
+    normalisation,
+    pointwise,
+    reduction,
+    window,
+)
+
+FAMILIES = (
+    attention,
+    convolution,
+    creation,
+    joining,
+    lookup,
+    matrix,
+    movement,
+    normalisation,
+    pointwise,
+    reduction,
+    window,
+)

@@ -1,0 +1,57 @@
+"""Operators that work element by element: labels that meet are joined."""
+
+from __future__ import annotations
+
+import torch
+
+from edgeprune.graph.labels import Value
+from edgeprune.graph.registry import rule
+from edgeprune.graph.trace import Trace
+
+aten = torch.ops.aten
+
+
+@rule(
+    aten.add.Tensor,
+    aten.copy_.default,
+    aten.fill_.Scalar,
+    aten.zero_.default,
+    aten.hardswish.default,
+    aten.rrelu.default,
+    aten.log_sigmoid.default,
+)
+def pointwise(t: Trace, *args: object, **kwargs: object) -> Value:
+    """Every tensor argument meets every other; also the rule of all ops torch tags pointwise.
+
+    x (2, 8, 5, 5) + y (2, 8, 5, 5): x's channel 3 and y's channel 3 become one unit. An in-place
+    op needs nothing more: `y[:, :4].add_(z)` joins the labels of the slice, which *are* y's
+    labels 0-3, with z's; whoever reads y later sees the joined unit.
+    """
+    return t.meet(*[arg for arg in (*args, *kwargs.values()) if isinstance(arg, Value)])
+
+
+@rule(
+    aten.alias.default,
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.dropout.default,
+    aten.dropout_.default,
+    aten.feature_dropout.default,
+    aten.lift_fresh_copy.default,
+    aten.to.device,
+    aten.to.dtype,
+    aten.to.dtype_layout,
+    aten._to_copy.default,
+    aten.zeros_like.default,
+    aten.ones_like.default,
+    aten.empty_like.default,
+    aten.full_like.default,
+)
+def same_shape(t: Trace, x: Value, *args: object, **kwargs: object) -> Value:
+    """The result has x's positions, whatever its values or dtype.
+
+    `zeros_like(x)` takes its size from x at run time, so it shrinks with x.
+    """
+    return x

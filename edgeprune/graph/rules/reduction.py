@@ -1,0 +1,108 @@
+"""Sums, means, extremes and softmax over an axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+
+from edgeprune.graph.labels import Value, varying
+from edgeprune.graph.registry import rule
+from edgeprune.graph.trace import Trace
+
+aten = torch.ops.aten
+
+
+def _dims(dim: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    if dim is None or (isinstance(dim, list | tuple) and not dim):
+        return tuple(range(ndim))
+    numbers = [dim] if isinstance(dim, int) else list(dim)
+    return tuple(sorted(number % ndim for number in numbers)) if ndim else ()
+
+
+def _reduced(x: Value, layers: list[torch.Tensor], dims: tuple[int, ...], keep: bool) -> Value:
+    """Value and layers after `dims` went (or became 1)."""
+    shape = [1 if d in dims else size for d, size in enumerate(x.shape)]
+    narrowed = [_at_first(layer, dims) for layer in layers]
+    if not keep:
+        shape = [size for d, size in enumerate(x.shape) if d not in dims]
+        left = [d for d in range(len(x.shape)) if d not in dims]
+        narrowed = [layer.reshape([layer.shape[d] for d in left]) for layer in narrowed]
+    return Value(tuple(shape), tuple(narrowed))
+
+
+def _at_first(layer: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    for dim in dims:
+        layer = layer.narrow(dim, 0, 1)
+    return layer
+
+
+@rule(aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim)
+def additive(
+    t: Trace,
+    x: Value,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    **kwargs: object,
+) -> Value:
+    """Summing over a labelled axis reads it; a removed position adds nothing.
+
+    x (2, 8), sum over dim 1 -> (2,): no labels left, x's channels stay removable. A mean keeps
+    the dense count 8 (surgery writes it out). Labels that also vary elsewhere (heads x head dim,
+    summed over head dim) are tied along the summed axis: whole heads go.
+    """
+    dims = _dims(dim, len(x.shape))
+    passing = []
+    for layer in x.layers:
+        inside = [d for d in varying(layer) if d in dims]
+        outside = [d for d in varying(layer) if d not in dims]
+        if inside and outside:
+            t.tie(layer, tuple(inside), "summed over this axis")
+        if inside and not outside:
+            t.read(0, layer)
+        else:
+            passing.append(layer)
+    return t.settle(_reduced(x, passing, dims, keepdim))
+
+
+@rule(
+    aten.amax.default,
+    aten.amin.default,
+    aten.logsumexp.default,
+    aten.var.correction,
+    aten.var.dim,
+    aten.std.correction,
+    aten.std.dim,
+    aten.linalg_vector_norm.default,
+)
+def selective(t: Trace, x: Value, *args: object, **kwargs: object) -> Value:
+    """A statistic that a removed position would change: the axis stays or goes as a whole.
+
+    x (2, 4, 16), amax over dim 2 with labels (head, dim): whole heads stay removable.
+    """
+    is_norm = t.target is aten.linalg_vector_norm.default
+    rest = args[1:] if is_norm else args
+    dim = cast("int | Sequence[int] | None", kwargs.get("dim", rest[0] if rest else None))
+    keep = len(t.shape) == len(x.shape)
+    dims = _dims(dim, len(x.shape))
+    for layer in x.layers:
+        t.tie(layer, dims, "a statistic is taken over this axis")
+    return t.settle(_reduced(x, list(x.layers), dims, keep))
+
+
+@rule(
+    aten.softmax.int,
+    aten._softmax.default,
+    aten.log_softmax.int,
+    aten._log_softmax.default,
+    aten.cumsum.default,
+)
+def along(t: Trace, x: Value, dim: int, *args: object, **kwargs: object) -> Value:
+    """Every position along `dim` depends on the others: tied; other axes are not touched.
+
+    x (2, 4, 9, 9) with labels along heads (dim 1), softmax over dim 3: heads stay removable.
+    """
+    for layer in x.layers:
+        t.tie(layer, (dim % len(x.shape),), "softmax or running sum over this axis")
+    return x

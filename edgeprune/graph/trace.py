@@ -1,0 +1,199 @@
+"""What a rule may do: read the current node, join, tie, pin, declare a reader.
+
+A rule never decides alone whether two operands fit: `meet` is the only place where values come
+together, so the check for an operand without a label beside one with is made once, for all rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+from edgeprune.graph.labels import Cause, Labels, Value, varying
+from edgeprune.graph.module import CapturedModule, attribute
+from edgeprune.graph.observe import Facts, TensorFact
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Edge:
+    """A reader contracts operand `operand` of `node` over a removable axis.
+
+    To silence units, multiply the operand by `kept[layer]` on this edge.
+    """
+
+    node: str
+    operand: int
+    layer: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Redefinition:
+    """`node` computes a statistic over a removable axis and is to use the kept positions only."""
+
+    node: str
+    formula: str
+    layer: torch.Tensor
+
+
+@dataclass(slots=True)
+class Trace:
+    """State of one walk over the graph. `at` moves it from node to node.
+
+    `written` names the nodes whose storage an in-place op writes, through whatever view.
+    """
+
+    module: CapturedModule
+    labels: Labels
+    facts: Facts
+    exact_only: bool = False
+    written: frozenset[str] = frozenset()
+    edges: list[Edge] = field(default_factory=list)
+    redefinitions: list[Redefinition] = field(default_factory=list)
+    _node: fx.Node | None = None
+
+    def at(self, node: fx.Node) -> None:
+        """From now on `node` is the one whose rule runs."""
+        self._node = node
+
+    @property
+    def node(self) -> fx.Node:
+        """The node whose rule runs now."""
+        if self._node is None:
+            raise RuntimeError("a rule runs only at a node")
+        return self._node
+
+    @property
+    def target(self) -> OpOverload:
+        """The overload whose rule runs now."""
+        target = self.node.target
+        if not isinstance(target, OpOverload):
+            raise RuntimeError(f"{self.node.name} does not call an ATen overload")
+        return target
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of this node's result at the example inputs."""
+        fact = self.facts[self.node.name]
+        if not isinstance(fact, TensorFact):
+            raise RuntimeError(f"{self.node.name} does not result in a tensor")
+        return fact.shape
+
+    def constant(self, argument: object) -> torch.Tensor | None:
+        """The tensor behind a node that reads a parameter, buffer or constant; else None."""
+        if not isinstance(argument, fx.Node) or argument.op != "get_attr":
+            return None
+        found = attribute(self.module, str(argument.target))
+        return found if isinstance(found, torch.Tensor) else None
+
+    def cause(self, reason: str, *, by_nature: bool = False) -> Cause:
+        """A cause at the current node."""
+        node = self.node
+        return Cause(reason, node.name, str(node.meta.get("where", "")), by_nature)
+
+    def created(self, value: Value, dims: tuple[int, ...]) -> Value:
+        """A tensor that this node makes: fresh labels along `dims`, so its size can follow."""
+        layers = tuple(
+            _along(
+                self.labels.fresh(self.node.name, dim, value.shape[dim], is_parameter=False),
+                dim,
+                value,
+            )
+            for dim in dims
+            if value.shape[dim] > 1
+        )
+        return Value(value.shape, (*value.layers, *layers))
+
+    def pin(self, value: Value, reason: str, *, by_nature: bool = False) -> None:
+        """Nothing along any axis of `value` may be removed."""
+        for layer in value.layers:
+            self.labels.pin(layer, self.cause(reason, by_nature=by_nature))
+
+    def tie(self, layer: torch.Tensor, dims: tuple[int, ...], reason: str) -> None:
+        """Positions of `layer` along `dims` stand or fall together."""
+        self.labels.tie(layer, dims, self.cause(reason))
+
+    def read(self, operand: int, layer: torch.Tensor) -> None:
+        """The current node contracts its argument number `operand` over `layer`."""
+        self.edges.append(Edge(self.node.name, operand, layer))
+
+    def redefine(self, layer: torch.Tensor, formula: str) -> None:
+        """The current node's statistic is to be taken over the kept positions of `layer`."""
+        self.redefinitions.append(Redefinition(self.node.name, formula, layer))
+
+    def meet(
+        self, *values: Value, reason: str = "meets a value of full size that cannot shrink"
+    ) -> Value:
+        """Values that meet element by element, broadcasting as NumPy does.
+
+        x (2, 8, 5, 5) with labels along dim 1 and g (2, 8, 1, 1) with its own: x's channel 3 and
+        g's channel 3 become one unit. A scalar or a dim of size 1 imposes nothing. An operand
+        that is full along a labelled axis but has no label there cannot shrink, so it pins.
+        """
+        shape = np.broadcast_shapes(*(value.shape for value in values))
+        operands = [_align(value, len(shape)) for value in values]
+        merged: list[tuple[int, torch.Tensor]] = []
+        for index, value in enumerate(operands):
+            for layer in value.layers:
+                for position, other in enumerate(operands):
+                    if position != index:
+                        self._match(layer, other, reason)
+                _merge(merged, index, layer)
+        return self.settle(Value(shape, tuple(layer for _, layer in merged)))
+
+    def _match(self, layer: torch.Tensor, other: Value, reason: str) -> None:
+        shared = [dim for dim in varying(layer) if other.shape[dim] > 1]
+        if not shared:
+            return
+        partners = [p for p in other.layers if any(p.shape[dim] > 1 for dim in shared)]
+        if not partners:
+            self.labels.pin(layer, self.cause(reason))
+        for partner in partners:
+            self.labels.join(layer, partner)
+
+    def settle(self, value: Value) -> Value:
+        """Drop layers that no longer vary; a label that covers a whole value pins its unit."""
+        layers = []
+        for layer in value.layers:
+            if varying(layer):
+                layers.append(layer)
+            else:
+                self.labels.pin(layer, self.cause("a single position of it is picked out"))
+        return Value(value.shape, tuple(layers))
+
+
+def _along(labels: torch.Tensor, dim: int, value: Value) -> torch.Tensor:
+    shape = [1] * len(value.shape)
+    shape[dim] = value.shape[dim]
+    return labels.reshape(shape)
+
+
+def _align(value: Value, ndim: int) -> Value:
+    """Left-pad shape and layers with dims of size 1."""
+    missing = ndim - len(value.shape)
+    if missing == 0:
+        return value
+    ones = (1,) * missing
+    layers = tuple(layer.reshape(ones + tuple(layer.shape)) for layer in value.layers)
+    return Value(ones + value.shape, layers)
+
+
+def _merge(merged: list[tuple[int, torch.Tensor]], operand: int, layer: torch.Tensor) -> None:
+    """Add a layer unless one of another operand, now joined with it, tells at least as much.
+
+    Two layers of one operand are never joined by meeting others, so both stay.
+    """
+    dims = set(varying(layer))
+    for index, (owner, present) in enumerate(merged):
+        have = set(varying(present))
+        if owner == operand or not dims & have:
+            continue
+        if dims <= have:
+            return
+        if have < dims:
+            merged[index] = (operand, layer)
+            return
+    merged.append((operand, layer))

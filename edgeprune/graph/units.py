@@ -1,0 +1,267 @@
+"""From labels to units, groups and pins."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from edgeprune.graph.groups import Group, Pin, SlotTable
+from edgeprune.graph.labels import Axis, Cause, Labels, varying
+from edgeprune.graph.module import CapturedModule, attribute
+from edgeprune.graph.propagate import Walk
+
+aten = torch.ops.aten
+
+_ALONE = "all positions stand or fall together, so the width is all or nothing"
+_CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Partition:
+    """Groups in graph order, pins, and the (group, unit) of every label (-1 where none)."""
+
+    groups: tuple[Group, ...]
+    pins: tuple[Pin, ...]
+    group_of_label: NDArray[np.int64]
+    unit_of_label: NDArray[np.int64]
+
+
+def settle_boxes(found: Walk) -> NDArray[np.int64]:
+    """Classes of all labels after every value with labels along several dims is rectangular.
+
+    A tensor of shape (heads, head dim) can lose whole rows or whole columns only. Where the graph
+    itself does not decide (attention ties heads), the side with more units is the one that
+    stays divisible.
+    """
+    while True:
+        classes = found.labels.classes()
+        before = found.labels.joins()
+        fixed = np.isin(classes, np.fromiter(_pin_reasons(found.labels, classes), dtype=np.int64))
+        # What is pinned stays whatever its class: one number for all of it.
+        seen = np.where(fixed, -1, classes)
+        for _, layer in found.boxes:
+            _settle_box(found.labels, layer, seen)
+        if found.labels.joins() == before:
+            return classes
+
+
+def _settle_box(labels: Labels, layer: torch.Tensor, seen: NDArray[np.int64]) -> None:
+    table = seen[layer.numpy()]
+    dims = varying(layer)
+    for dim in dims:
+        others = tuple(d for d in dims if d != dim)
+        if (table == _first(table, others)).all():
+            return
+    best = max(dims, key=lambda dim: (layer.shape[dim], -dim))
+    anchor = layer
+    for other in dims:
+        anchor = anchor if other == best else anchor.narrow(other, 0, 1)
+    labels.join(layer, anchor)
+
+
+def _first(table: NDArray[np.int64], dims: tuple[int, ...]) -> NDArray[np.int64]:
+    index = tuple(slice(0, 1) if d in dims else slice(None) for d in range(table.ndim))
+    return table[index]
+
+
+def partition(found: Walk, module: CapturedModule) -> Partition:
+    """Group the units and name the pins.
+
+    Units with slots in the same dims of the same tensors, the same number in each, compete for
+    the same width: they form a group.
+    """
+    classes = settle_boxes(found)
+    signatures = _signatures(found.labels, classes)
+    reasons = _pin_reasons(found.labels, classes)
+    ranks = _ranks(module)
+    redefined = _redefinitions(found, classes)
+    depthwise = _depthwise_weights(module)
+    members: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
+    for cls, signature in signatures.items():
+        if cls not in reasons:
+            members[signature].append(cls)
+
+    pins = _pins(found.labels, classes, reasons, ranks)
+    place = np.full((2, int(classes.max()) + 1), -1, dtype=np.int64)
+    offered: list[tuple[tuple[tuple[int, int], ...], list[int]]] = []
+    for signature, units in members.items():
+        if len(units) == 1:
+            pins += _alone(found.labels, classes, units[0], signature)
+        else:
+            place[:, units] = np.full(len(units), len(offered)), np.arange(len(units))
+            offered.append((signature, units))
+    group_of, unit_of = place[0][classes], place[1][classes]
+    names: set[str] = set()
+    groups = []
+    for index, (signature, units) in enumerate(offered):
+        tables = _tables(found.labels.axes, signature, group_of == index, unit_of)
+        nodes = dict.fromkeys(name for cls in units for name in redefined.get(cls, ()))
+        groups.append(
+            Group(
+                name=_name(tables, names),
+                kind=_kind(tables, ranks),
+                tables=tables,
+                redefines=tuple(nodes),
+                depthwise=any(table.parameter in depthwise for table in tables),
+            )
+        )
+        names.add(groups[-1].name)
+    return Partition(tuple(groups), tuple(pins), group_of, unit_of)
+
+
+def _signatures(
+    labels: Labels, classes: NDArray[np.int64]
+) -> dict[int, tuple[tuple[int, int], ...]]:
+    """Per class, its (axis index, number of positions) pairs; classes by first position."""
+    entries: dict[int, list[tuple[int, int]]] = {}
+    for index, axis in enumerate(labels.axes):
+        if not axis.is_parameter:
+            continue
+        own = classes[axis.first_label : axis.first_label + axis.size]
+        found, first, counts = np.unique(own, return_index=True, return_counts=True)
+        for position in np.argsort(first):
+            entries.setdefault(int(found[position]), []).append((index, int(counts[position])))
+    return {cls: tuple(pairs) for cls, pairs in entries.items()}
+
+
+def _pin_reasons(labels: Labels, classes: NDArray[np.int64]) -> dict[int, Cause]:
+    """Every pinned class with its first cause that is not by nature, else its first."""
+    reasons: dict[int, Cause] = {}
+    for flat, cause in labels.pin_causes():
+        for cls in np.unique(classes[flat]):
+            present = reasons.get(int(cls))
+            if present is None or (present.by_nature and not cause.by_nature):
+                reasons[int(cls)] = cause
+    beside = Cause("laid beside positions that cannot go", "", "")
+    for label in labels.beside_zero():
+        reasons.setdefault(int(classes[label]), beside)
+    return reasons
+
+
+def _redefinitions(found: Walk, classes: NDArray[np.int64]) -> dict[int, list[str]]:
+    nodes: dict[int, list[str]] = defaultdict(list)
+    for item in found.redefinitions:
+        for cls in np.unique(classes[item.layer.numpy()]):
+            nodes[int(cls)].append(item.node)
+    return nodes
+
+
+def _depthwise_weights(module: CapturedModule) -> frozenset[str]:
+    """Weights of convolutions with one input channel a group and several groups."""
+    names = set()
+    for node in module.graph.nodes:
+        if node.target in _CONVOLUTIONS and len(node.args) > 6 and int(node.args[6]) > 1:
+            weight = node.args[1]
+            if isinstance(weight, fx.Node) and weight.op == "get_attr":
+                tensor = attribute(module, str(weight.target))
+                if isinstance(tensor, torch.Tensor) and tensor.shape[1] == 1:
+                    names.add(str(weight.target))
+    return frozenset(names)
+
+
+def _tables(
+    axes: list[Axis],
+    signature: tuple[tuple[int, int], ...],
+    mine: NDArray[np.bool_],
+    unit_of: NDArray[np.int64],
+) -> tuple[SlotTable, ...]:
+    """Where the units of one group lie; `mine` marks the group's labels."""
+    tables = []
+    for index, count in signature:
+        axis = axes[index]
+        span = slice(axis.first_label, axis.first_label + axis.size)
+        positions = np.flatnonzero(mine[span])
+        order = np.argsort(unit_of[span][positions], kind="stable")
+        tables.append(
+            SlotTable(axis.owner, axis.dim, axis.size, positions[order].reshape(-1, count))
+        )
+    return tuple(tables)
+
+
+def _name(tables: Sequence[SlotTable], taken: set[str]) -> str:
+    """The first weight that makes this width (dim 0 of a matrix), numbered if taken."""
+    makers = [t for t in tables if t.dim == 0 and t.parameter.endswith("weight")]
+    name = (makers or tables)[0].parameter
+    unique, number = name, 2
+    while unique in taken:
+        unique, number = f"{name}#{number}", number + 1
+    return unique
+
+
+def _ranks(module: CapturedModule) -> dict[str, int]:
+    """Number of dims of every tensor that the graph reads by name."""
+    targets = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    tensors = {target: attribute(module, target) for target in targets}
+    return {name: t.dim() for name, t in tensors.items() if isinstance(t, torch.Tensor)}
+
+
+def _kind(tables: Sequence[SlotTable], ranks: Mapping[str, int]) -> str:
+    """A head takes several rows of a projection; conv weights have channels; else neurons."""
+    if any(ranks[table.parameter] > 2 for table in tables if table.dim < 2):
+        return "channel"
+    matrices = [t for t in tables if ranks[t.parameter] == 2]
+    if matrices and all(t.positions.shape[1] > 1 for t in matrices):
+        return "head"
+    return "neuron"
+
+
+def _pins(
+    labels: Labels,
+    classes: NDArray[np.int64],
+    reasons: dict[int, Cause],
+    ranks: Mapping[str, int],
+) -> list[Pin]:
+    """One pin an axis and cause, leaving out what is pinned by nature.
+
+    A vector (bias, norm) is named only where no matrix is pinned for the same cause.
+    """
+    found: dict[Cause, list[tuple[str, int, list[int]]]] = defaultdict(list)
+    for axis in labels.axes:
+        if not axis.is_parameter:
+            continue
+        own = classes[axis.first_label : axis.first_label + axis.size]
+        by_cause: dict[Cause, list[int]] = defaultdict(list)
+        for cls in np.unique(own):
+            cause = reasons.get(int(cls))
+            if cause is not None and not cause.by_nature:
+                by_cause[cause] += np.flatnonzero(own == cls).tolist()
+        for cause, positions in by_cause.items():
+            found[cause].append((axis.owner, axis.dim, sorted(positions)))
+    pins = []
+    for cause, places in found.items():
+        matrices = [place for place in places if ranks[place[0]] > 1]
+        pins += [_pin(*place, cause) for place in matrices or places]
+    return pins
+
+
+def _alone(
+    labels: Labels, classes: NDArray[np.int64], cls: int, signature: tuple[tuple[int, int], ...]
+) -> list[Pin]:
+    cause = Cause(_ALONE, "", "")
+    for flat, tie in labels.tie_causes():
+        if (classes[flat] == cls).any():
+            cause = Cause(f"{_ALONE}: {tie.reason}", tie.node, tie.where)
+    pins = []
+    for index, _ in signature:
+        axis = labels.axes[index]
+        own = classes[axis.first_label : axis.first_label + axis.size]
+        pins.append(_pin(axis.owner, axis.dim, np.flatnonzero(own == cls).tolist(), cause))
+    return pins
+
+
+def _pin(parameter: str, dim: int, positions: list[int], cause: Cause) -> Pin:
+    return Pin(
+        unit=f"{parameter} dim {dim}, {len(positions)} positions",
+        reason=cause.reason,
+        where=cause.where,
+        node=cause.node,
+        parameter=parameter,
+        dim=dim,
+        positions=tuple(positions),
+    )

@@ -1,0 +1,1 @@
+"""What to keep: cost, allocation and the plan."""

@@ -1,0 +1,75 @@
+"""Cost: parameters and multiply-accumulates of a captured model, for one sample."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from edgeprune.graph.capture import Captured
+from edgeprune.graph.observe import Facts, TensorFact
+
+aten = torch.ops.aten
+
+_CONVOLUTIONS = (
+    aten.conv1d.default,
+    aten.conv1d.padding,
+    aten.conv2d.default,
+    aten.conv2d.padding,
+    aten.conv3d.default,
+    aten.conv3d.padding,
+)
+_TRANSPOSED = (
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+)
+_PRODUCTS = (aten.matmul.default, aten.mm.default, aten.bmm.default, aten.linear.default)
+_SUMS_OF_PRODUCTS = (aten.addmm.default, aten.baddbmm.default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """`params`: trainable and frozen numbers, ties once. `macs`: multiply-accumulates a sample."""
+
+    params: int
+    macs: int
+
+
+def cost(captured: Captured) -> Cost:
+    """Parameters and MACs of convolutions, linear layers, matrix products and attention.
+
+    Pointwise work, norms and pooling are not MACs and do not count.
+    """
+    params = sum(p.numel() for p in captured.module.parameters())
+    total = sum(_macs(node, captured.facts) for node in captured.module.graph.nodes)
+    batch = captured.inputs.batch_size or 1
+    return Cost(params=params, macs=round(total / batch))
+
+
+def _macs(node: fx.Node, facts: Facts) -> int:
+    if node.target in _CONVOLUTIONS:
+        # Every output element sums over one group's inputs and the kernel.
+        return math.prod(_shape(node, facts)) * math.prod(_operand(node, 1, facts)[1:])
+    if node.target in _TRANSPOSED:
+        return math.prod(_operand(node, 0, facts)) * math.prod(_operand(node, 1, facts)[1:])
+    if node.target in _PRODUCTS:
+        return math.prod(_shape(node, facts)) * _operand(node, 0, facts)[-1]
+    if node.target in _SUMS_OF_PRODUCTS:
+        return math.prod(_shape(node, facts)) * _operand(node, 1, facts)[-1]
+    if node.target is aten.scaled_dot_product_attention.default:
+        query, key, value = (_operand(node, i, facts) for i in range(3))
+        return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    return 0
+
+
+def _shape(node: fx.Node, facts: Facts) -> tuple[int, ...]:
+    fact = facts[node.name]
+    return fact.shape if isinstance(fact, TensorFact) else ()
+
+
+def _operand(node: fx.Node, index: int, facts: Facts) -> tuple[int, ...]:
+    argument = node.args[index]
+    return _shape(argument, facts) if isinstance(argument, fx.Node) else ()

@@ -1,0 +1,1 @@
+"""What matters: criteria that give every unit a score."""

@@ -1,0 +1,1 @@
+"""Carry a plan out: silence, shrink, prove."""

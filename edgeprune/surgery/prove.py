@@ -1,0 +1,199 @@
+"""Prove: the shrunk model computes what the dense one computes with the removed units silenced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeprune.errors import ModelNotSupported, ProofFailed
+from edgeprune.graph.analysis import Analysis
+from edgeprune.graph.inputs import Inputs, clone, vary
+from edgeprune.graph.module import CapturedModule
+from edgeprune.planning.plan import Plan
+from edgeprune.surgery.deviation import deviation, first_difference, varies
+from edgeprune.surgery.precision import in_float64, inputs_in_float64
+from edgeprune.surgery.sabotage import Sabotage, sabotage
+from edgeprune.surgery.silence import Silencer
+from edgeprune.surgery.survivors import removed_units
+
+Outcome = Literal["proved", "weak", "failed", "nothing removed", "no change"]
+
+TOLERANCE_FLOAT32 = 1e-4
+TOLERANCE_FLOAT64 = 1e-8
+# A sabotaged reference must miss by at least this many tolerances.
+MARGIN = 100.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """What comparing the shrunk with the silenced dense model gave.
+
+    `error`: max |a - b| / standard deviation of the output, worst output, in `precision`;
+    `change`: the same distance between the silenced and the dense output, the change that the
+    removal makes; `sabotages`: what deliberately wrong references gave (the proof is weak when
+    one of them passes). `where` names node and line of the first difference of a failed proof.
+    """
+
+    outcome: Outcome
+    error: float
+    change: float
+    precision: Literal["float32", "float64"]
+    tolerance: float
+    sabotages: tuple[Sabotage, ...]
+    why: str
+    where: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the models agree within tolerance."""
+        return self.outcome in ("proved", "weak")
+
+    def require(self) -> Proof:
+        """This proof if it holds; else `ProofFailed`."""
+        if self.outcome == "failed":
+            raise ProofFailed(
+                f"proof at {self.where}: expected the shrunk model within {self.tolerance:g} of "
+                f"the silenced one in {self.precision}, got {self.error:.3g}. This is a bug of "
+                "edgeprune; report the model. Nothing was delivered.",
+                where=self.where,
+            )
+        return self
+
+
+def prove(analysis: Analysis, plan: Plan, pruned: torch.nn.Module, *, seed: int = 0) -> Proof:
+    """Compare `pruned` with the analysed model silenced by `plan`, and try to fool the comparison.
+
+    Error per output = max |a - b| / std(b), on structured inputs whose outputs vary; at most 1e-4
+    in float32, else decided in float64 by 1e-8.
+    Raises `ModelNotSupported` when the dense output is constant or not finite: then no comparison
+    says anything.
+    """
+    removed = removed_units(analysis, plan)
+    kept = analysis.kept_labels(removed)
+    inputs, dense = _telling_inputs(analysis, seed)
+    if kept.all():
+        return _proof("nothing removed", 0.0, 0.0, "float32", (), "the plan removes nothing")
+    trial = _Trial(analysis, pruned, inputs)
+    reference = trial.silenced(kept)
+    change = deviation(reference, dense)
+    error = deviation(trial.shrunk(), reference)
+    precision: Literal["float32", "float64"] = "float32"
+    tolerance = TOLERANCE_FLOAT32
+    if not error <= tolerance:
+        trial = trial.precise()
+        reference = trial.silenced(kept)
+        error = deviation(trial.shrunk(), reference)
+        precision, tolerance = "float64", TOLERANCE_FLOAT64
+    if not error <= tolerance:
+        where = first_difference(analysis, kept, trial.dense, trial.pruned, trial.inputs)
+        return _proof("failed", error, change, precision, (), "outputs differ", where)
+    if change == 0.0:
+        return _proof("no change", error, change, precision, (), "the removed units were dead")
+    tries = _sabotages(trial, plan, removed, kept, seed)
+    missed = ", ".join(f"{t.kind} in {t.group}" for t in tries if not t.detected)
+    if missed:
+        return _proof("weak", error, change, precision, tries, f"not told apart: {missed}")
+    why = f"every one of {len(tries)} sabotaged comparisons was told apart"
+    return _proof("proved", error, change, precision, tries, why)
+
+
+def _sabotages(
+    trial: _Trial,
+    plan: Plan,
+    removed: Mapping[str, NDArray[np.bool_]],
+    kept: NDArray[np.bool_],
+    seed: int,
+) -> tuple[Sabotage, ...]:
+    """In float64: one unit of thousands moves an output by less than 100 float32 tolerances.
+
+    A model that does not agree to 1e-8 there (it casts to float32 inside a custom op) is judged
+    on the float32 scale.
+    """
+    fine = trial if trial.dense_module is not None else trial.precise()
+    reference = fine.silenced(kept)
+    if deviation(fine.shrunk(), reference) <= TOLERANCE_FLOAT64:
+        return sabotage(fine, plan, removed, reference, TOLERANCE_FLOAT64 * MARGIN, seed)
+    reference = trial.silenced(kept)
+    return sabotage(trial, plan, removed, reference, TOLERANCE_FLOAT32 * MARGIN, seed)
+
+
+def _proof(
+    outcome: Outcome,
+    error: float,
+    change: float,
+    precision: Literal["float32", "float64"],
+    tries: tuple[Sabotage, ...],
+    why: str,
+    where: str = "",
+) -> Proof:
+    tolerance = TOLERANCE_FLOAT32 if precision == "float32" else TOLERANCE_FLOAT64
+    return Proof(
+        outcome=outcome,
+        error=error,
+        change=change,
+        precision=precision,
+        tolerance=tolerance,
+        sabotages=tries,
+        why=why,
+        where=where,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Trial:
+    """The two models and the inputs of one comparison."""
+
+    analysis: Analysis
+    pruned: torch.nn.Module
+    inputs: Inputs
+    dense_module: CapturedModule | None = None
+
+    @property
+    def dense(self) -> CapturedModule:
+        """The unedited captured graph."""
+        return self.dense_module or self.analysis.captured.module
+
+    def silenced(self, kept: NDArray[np.bool_]) -> tuple[object, ...]:
+        """Flat outputs of the dense graph with everything not kept silenced."""
+        return Silencer(self.analysis, self.dense, kept).outputs(clone(self.inputs))
+
+    def shrunk(self) -> tuple[object, ...]:
+        """Flat outputs of the shrunk model."""
+        return self.run(self.pruned)
+
+    def run(self, model: torch.nn.Module) -> tuple[object, ...]:
+        """Flat outputs of any model that takes the same inputs."""
+        copies = clone(self.inputs)
+        with torch.no_grad():
+            result = model(*copies.args, **copies.kwargs)
+        return tuple(torch.utils._pytree.tree_leaves(result))
+
+    def precise(self) -> _Trial:
+        """The same comparison in float64."""
+        return _Trial(
+            self.analysis,
+            in_float64(self.pruned),
+            inputs_in_float64(self.inputs),
+            in_float64(self.analysis.captured.module),
+        )
+
+
+def _telling_inputs(analysis: Analysis, seed: int) -> tuple[Inputs, tuple[object, ...]]:
+    """Structured inputs whose dense outputs are finite and vary, and those outputs."""
+    everything = np.ones(analysis.walk.labels.next_label, dtype=bool)
+    module = analysis.captured.module
+    for attempt in range(3):
+        inputs = vary(analysis.captured.inputs, seed + attempt)
+        dense = Silencer(analysis, module, everything).outputs(clone(inputs))
+        if varies(dense):
+            return inputs, dense
+    raise ModelNotSupported(
+        "proof at the model's output: expected finite values that vary, got constant or non-finite "
+        "ones on three structured inputs. A constant output proves nothing: load trained weights, "
+        "or give the head non-zero ones."
+    )

@@ -1,0 +1,79 @@
+"""Prune: analyze, score, plan, shrink and prove in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from edgeprune.errors import PlanError
+from edgeprune.graph.analysis import Analysis, analyze
+from edgeprune.graph.module import CapturedModule
+from edgeprune.planning.plan import Plan, plan
+from edgeprune.scoring.scores import score
+from edgeprune.surgery.prove import Proof, prove
+from edgeprune.surgery.shrink import shrink
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pruned:
+    """A shrunk model with the evidence: what was removed, from what, and the proof.
+
+    `model` is callable like the original, trains, deep-copies, moves with `.to()`, keeps the
+    original's parameter names, and can be pruned again.
+    """
+
+    model: CapturedModule
+    plan: Plan
+    analysis: Analysis
+    proof: Proof
+
+
+def prune(
+    model: nn.Module,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object] | None = None,
+    *,
+    keep_fraction: float = 0.5,
+    criterion: str = "l2",
+    allocation: str = "uniform",
+    multiple: int = 1,
+    keep: tuple[str, ...] = (),
+    only: tuple[str, ...] = (),
+    dynamic_batch: bool = True,
+    exact_only: bool = False,
+    seed: int = 0,
+) -> Pruned:
+    """Prune `model` (never changed) once and prove the result.
+
+    See `analyze`, `score`, `plan`, `shrink` and `prove` for the arguments.
+    Raises `ProofFailed` when the shrunk model is not the silenced dense one, `PlanError` when
+    nothing could be removed although something was to go, and what the stages raise.
+    """
+    analysis = analyze(model, args, kwargs, dynamic_batch=dynamic_batch, exact_only=exact_only)
+    scores = score(analysis, criterion, seed=seed)
+    decided = plan(
+        analysis,
+        scores,
+        keep_fraction=keep_fraction,
+        allocation=allocation,
+        multiple=multiple,
+        keep=keep,
+        only=only,
+    )
+    if keep_fraction < 1.0 and not decided.axes:
+        raise PlanError(_nothing(analysis))
+    small = shrink(analysis, decided)
+    proof = prove(analysis, decided, small, seed=seed).require()
+    return Pruned(model=small, plan=decided, analysis=analysis, proof=proof)
+
+
+def _nothing(analysis: Analysis) -> str:
+    reasons = list(dict.fromkeys(f"{pin.unit}: {pin.reason} {pin.where}" for pin in analysis.pins))
+    shown = "; ".join(reasons[:5]) or "the model has no removable width"
+    return (
+        "prune: expected at least one unit to remove, got none. "
+        f"{len(analysis.groups)} groups, pins: {shown}. "
+        "Lower keep_fraction or multiple, or see `edgeprune inspect`."
+    )

@@ -1,0 +1,226 @@
+"""Sizes and positions that are written into the graph, rewritten to what survives.
+
+A rewrite is registered like a rule, by exact overload. It runs on a node of the shrunk graph
+whose inputs or result changed size. Ops without one keep their arguments; the shapes of all
+values are checked afterwards, so an op that would have needed one is found, not guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+from edgeprune.errors import InternalError
+from edgeprune.surgery.operation import Operation
+
+aten = torch.ops.aten
+
+Rewrite: TypeAlias = Callable[[Operation, fx.Node], None]
+
+_REWRITES: dict[OpOverload, Rewrite] = {}
+
+
+def rewrite(*overloads: OpOverload) -> Callable[[Rewrite], Rewrite]:
+    """Register a rewrite for exact overloads."""
+
+    def register(function: Rewrite) -> Rewrite:
+        for overload in overloads:
+            if overload in _REWRITES:
+                raise TypeError(f"rewrite at {overload}: expected one, got a second.")
+            _REWRITES[overload] = function
+        return function
+
+    return register
+
+
+def rewrite_for(target: object) -> Rewrite | None:
+    """The rewrite of an overload, if it needs one."""
+    return _REWRITES.get(target) if isinstance(target, OpOverload) else None
+
+
+@rewrite(
+    aten.view.default,
+    aten.reshape.default,
+    aten._unsafe_view.default,
+    aten.expand.default,
+    aten.broadcast_to.default,
+)
+def sizes_second(op: Operation, node: fx.Node) -> None:
+    """view(x, [2, 12, 64]) with 6 of 12 heads kept -> view(x, [2, 6, 64])."""
+    node.update_arg(1, op.sizes(node, node.args[1]))
+
+
+@rewrite(aten.zeros.default, aten.ones.default, aten.full.default, aten.empty.memory_format)
+def sizes_first(op: Operation, node: fx.Node) -> None:
+    """zeros([2, 8]) -> zeros([2, 5])."""
+    node.update_arg(0, op.sizes(node, node.args[0]))
+
+
+@rewrite(
+    aten.new_zeros.default,
+    aten.new_ones.default,
+    aten.new_full.default,
+    aten.new_empty.default,
+)
+def sizes_like(op: Operation, node: fx.Node) -> None:
+    """new_zeros(x, [2, 8]) -> new_zeros(x, [2, 5])."""
+    node.update_arg(1, op.sizes(node, node.args[1]))
+
+
+@rewrite(aten.unflatten.int)
+def unflatten(op: Operation, node: fx.Node) -> None:
+    """unflatten(x, -1, [3, 768]) -> unflatten(x, -1, [3, 384])."""
+    source = op.before(node.args[0])
+    dim = _integer(node.args[1]) % len(source.shape)
+    written = list(node.args[2])  # type: ignore[arg-type]
+    shape = op.shape_after(node)
+    node.update_arg(2, [shape[dim + i] if size != -1 else -1 for i, size in enumerate(written)])
+
+
+@rewrite(
+    aten.split.Tensor,
+    aten.split.sizes,
+    aten.split_with_sizes.default,
+    aten.chunk.default,
+    aten.tensor_split.sections,
+)
+def split(op: Operation, node: fx.Node) -> None:
+    """chunk(x, 2, 1) with unequal survivors -> split_with_sizes(x, [3, 5], 1)."""
+    source = op.before(node.args[0])
+    written = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    dim = _integer(written) % len(source.shape)
+    parts = op.members_after(node)
+    node.target = aten.split_with_sizes.default
+    node.args = (node.args[0], [shape[dim] for shape in parts], dim)
+    node.kwargs = {}
+
+
+@rewrite(aten.select.int)
+def select(op: Operation, node: fx.Node) -> None:
+    """select(x, 1, 5) where position 5 became position 3 -> select(x, 1, 3)."""
+    source = op.before(node.args[0])
+    dim = _integer(node.args[1]) % len(source.shape)
+    kept = op.survivors.along(source).get(dim)
+    if kept is not None:
+        wanted = _integer(node.args[2]) % source.shape[dim]
+        node.update_arg(2, int(torch.searchsorted(kept, wanted)))
+
+
+@rewrite(aten.slice.Tensor, aten.narrow.default)
+def cut(op: Operation, node: fx.Node) -> None:
+    """x[:, 4:8] where 2 of the first four and 3 of the next stay -> x[:, 2:5]."""
+    source = op.before(node.args[0])
+    dim = _integer(node.args[1] if len(node.args) > 1 else 0) % len(source.shape)
+    if dim not in op.survivors.along(source):
+        return
+    positions = op.sources(node, dim)
+    start = int(positions[0])
+    if torch.equal(positions, torch.arange(start, start + len(positions))):
+        node.target = aten.slice.Tensor
+        node.args = (node.args[0], dim, start, start + len(positions))
+        node.kwargs = {}
+    else:
+        op.gather(node, dim, positions)
+
+
+@rewrite(
+    aten.channel_shuffle.default,
+    aten.constant_pad_nd.default,
+    aten.index_select.default,
+    aten.repeat.default,
+    aten.repeat_interleave.self_int,
+    aten.roll.default,
+)
+def regather(op: Operation, node: fx.Node) -> None:
+    """roll(x, 2, 1) of 8 positions, 5 kept -> index_select with where each kept one came from.
+
+    Rewritten only along the dim that changed; if nothing moves along it, the op stays.
+    """
+    source = op.before(node.args[0])
+    result = op.before(node)
+    changed = set(op.survivors.along(source)) | set(op.survivors.along(result))
+    for dim in changed:
+        if source.shape[dim] == result.shape[dim] and op.is_identity(node, dim):
+            continue
+        if len(changed) > 1 or node.target in (aten.constant_pad_nd.default,):
+            # Padding adds positions of its own; the op itself stays right.
+            continue
+        op.gather(node, dim, op.sources(node, dim))
+
+
+@rewrite(aten.layer_norm.default)
+def layer_norm(op: Operation, node: fx.Node) -> None:
+    """layer_norm(x, [768]) -> layer_norm(x, [384])."""
+    shape = op.shape_after(node)
+    count = len(list(node.args[1]))  # type: ignore[arg-type]
+    node.update_arg(1, list(shape[len(shape) - count :]))
+
+
+@rewrite(aten.group_norm.default)
+def group_norm(op: Operation, node: fx.Node) -> None:
+    """group_norm(x, 8) with half of the groups kept -> group_norm(x, 4)."""
+    node.update_arg(1, _share(op, node, _integer(node.args[1]), channel=1))
+
+
+@rewrite(
+    aten.conv1d.default,
+    aten.conv1d.padding,
+    aten.conv2d.default,
+    aten.conv2d.padding,
+    aten.conv3d.default,
+    aten.conv3d.padding,
+    aten.conv_transpose1d.default,
+    aten.conv_transpose2d.input,
+    aten.conv_transpose3d.input,
+)
+def groups(op: Operation, node: fx.Node) -> None:
+    """conv2d(..., groups=8) with 6 of 8 channels kept -> groups=6; groups=1 stays."""
+    if len(node.args) > 6 and _integer(node.args[6]) > 1:
+        weight = op.before(node.args[1])
+        channel = len(op.before(node.args[0]).shape) - len(weight.shape) + 1
+        node.update_arg(6, _share(op, node, _integer(node.args[6]), channel))
+
+
+@rewrite(aten.mean.dim, aten.mean.default)
+def mean(op: Operation, node: fx.Node) -> None:
+    """mean over 8 channels, 5 kept -> mean * 5 / 8: the sum of the kept over the dense count."""
+    source = op.before(node.args[0])
+    dims = list(node.args[1]) if len(node.args) > 1 and node.args[1] else range(len(source.shape))  # type: ignore[arg-type]
+    kept = op.survivors.along(source)
+    factor = 1.0
+    for dim in (int(d) % len(source.shape) for d in dims):
+        if dim in kept:
+            factor *= len(kept[dim]) / source.shape[dim]
+    if factor != 1.0:
+        op.scale(node, factor)
+
+
+@rewrite(aten.scaled_dot_product_attention.default)
+def attention(op: Operation, node: fx.Node) -> None:
+    """A narrower head dim keeps the dense scale, written out."""
+    query = op.before(node.args[0])
+    if len(query.shape) - 1 in op.survivors.along(query) and node.kwargs.get("scale") is None:
+        node.update_kwarg("scale", float(query.shape[-1]) ** -0.5)
+
+
+def _share(op: Operation, node: fx.Node, count: int, channel: int) -> int:
+    source = op.before(node.args[0])
+    after = op.survivors.shape(source)[channel]
+    kept, rest = divmod(count * after, source.shape[channel])
+    if rest:
+        raise InternalError(
+            f"surgery at {node.name}: expected whole groups of {count}, got {after} of "
+            f"{source.shape[channel]} channels.",
+            where=node.name,
+        )
+    return kept
+
+
+def _integer(argument: object) -> int:
+    if not isinstance(argument, int):
+        raise InternalError(f"surgery: expected a written integer, got {argument!r}.")
+    return argument

@@ -1,0 +1,175 @@
+"""Sabotage: deliberately wrong comparisons that a meaningful proof must reject."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeprune.graph.analysis import Analysis
+from edgeprune.graph.groups import Group, SlotTable
+from edgeprune.graph.module import attribute, set_tensor
+from edgeprune.planning.plan import Plan
+from edgeprune.surgery.deviation import deviation
+
+Kind = Literal["kept unit silenced", "removed unit left loud", "index swapped in one slot"]
+
+_GROUPS = 3
+# A unit may be dead (behind a ReLU that never fires); so many are tried before giving up.
+_TRIES = 5
+
+
+class Trial(Protocol):
+    """What sabotage needs of a comparison."""
+
+    @property
+    def analysis(self) -> Analysis:
+        """Of the dense model."""
+
+    @property
+    def pruned(self) -> torch.nn.Module:
+        """The shrunk model."""
+
+    @property
+    def dense(self) -> torch.nn.Module:
+        """The unedited captured graph, in the precision of this trial."""
+
+    def silenced(self, kept: NDArray[np.bool_]) -> tuple[object, ...]:
+        """Flat outputs of the dense graph with everything not kept silenced."""
+
+    def shrunk(self) -> tuple[object, ...]:
+        """Flat outputs of the shrunk model."""
+
+    def run(self, model: torch.nn.Module) -> tuple[object, ...]:
+        """Flat outputs of any model that takes the same inputs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sabotage:
+    """One wrong comparison: it was `detected` if its error reached the margin."""
+
+    kind: Kind
+    group: str
+    error: float
+    detected: bool
+
+
+def sabotage(
+    trial: Trial,
+    plan: Plan,
+    removed: Mapping[str, NDArray[np.bool_]],
+    reference: tuple[object, ...],
+    margin: float,
+    seed: int,
+) -> tuple[Sabotage, ...]:
+    """Three kinds of sabotage in each of up to three groups, spread over the network.
+
+    `margin` is the error that each must reach on some live unit.
+    """
+    candidates = [g for g in trial.analysis.groups if removed[g.name].any()]
+    picks = np.unique(np.linspace(0, len(candidates) - 1, min(_GROUPS, len(candidates))).round())
+    generator = np.random.default_rng(seed)
+    results: list[Sabotage] = []
+    shrunk = trial.shrunk()
+    for pick in picks:
+        group = candidates[int(pick)]
+        mask = removed[group.name]
+        stays = generator.permutation(np.flatnonzero(~mask))[:_TRIES]
+        goes = generator.permutation(np.flatnonzero(mask))[:_TRIES]
+        results += _in_group(trial, plan, removed, group, stays, goes, shrunk, reference, margin)
+    return tuple(results)
+
+
+def _in_group(
+    trial: Trial,
+    plan: Plan,
+    removed: Mapping[str, NDArray[np.bool_]],
+    group: Group,
+    stays: NDArray[np.int64],
+    goes: NDArray[np.int64],
+    shrunk: tuple[object, ...],
+    reference: tuple[object, ...],
+    margin: float,
+) -> list[Sabotage]:
+    def silence_kept(index: int) -> float:
+        wrong = _changed(trial.analysis, removed, group, int(stays[index]), gone=True)
+        return deviation(shrunk, trial.silenced(wrong))
+
+    def leave_loud(index: int) -> float:
+        wrong = _changed(trial.analysis, removed, group, int(goes[index]), gone=False)
+        return deviation(shrunk, trial.silenced(wrong))
+
+    def swap(index: int) -> float:
+        model = _swapped(trial, plan, group, int(stays[index]), int(goes[index]), index)
+        return deviation(trial.run(model), reference)
+
+    results = []
+    if len(stays) > 1:
+        # Silencing the only unit left would empty the width.
+        results.append(_try("kept unit silenced", group, silence_kept, len(stays), margin))
+    results.append(_try("removed unit left loud", group, leave_loud, len(goes), margin))
+    both = min(len(stays), len(goes))
+    results.append(_try("index swapped in one slot", group, swap, both, margin))
+    return results
+
+
+def _try(
+    kind: Kind, group: Group, attempt: Callable[[int], float], tries: int, margin: float
+) -> Sabotage:
+    worst = 0.0
+    for index in range(tries):
+        worst = max(worst, attempt(index))
+        if worst >= margin:
+            break
+    return Sabotage(kind=kind, group=group.name, error=worst, detected=worst >= margin)
+
+
+def _changed(
+    analysis: Analysis,
+    removed: Mapping[str, NDArray[np.bool_]],
+    group: Group,
+    unit: int,
+    *,
+    gone: bool,
+) -> NDArray[np.bool_]:
+    mask = removed[group.name].copy()
+    mask[unit] = gone
+    return analysis.kept_labels({**removed, group.name: mask})
+
+
+def _swapped(
+    trial: Trial, plan: Plan, group: Group, kept: int, gone: int, attempt: int
+) -> torch.nn.Module:
+    """The shrunk model with one tensor holding a removed unit's values in a kept unit's place."""
+    model = copy.deepcopy(trial.pruned)
+    weights = _weights(trial.dense, group)
+    table = weights[attempt % len(weights)]
+    dense = attribute(trial.dense, table.parameter)
+    small = attribute(model, table.parameter)
+    if not isinstance(dense, torch.Tensor) or not isinstance(small, torch.Tensor):
+        raise RuntimeError(f"{table.parameter} is not a tensor")
+    axes = {axis.dim: axis for axis in plan.axes if axis.parameter == table.parameter}
+    source = dense.detach()
+    for dim, axis in axes.items():
+        keep = np.array(axis.keep)
+        if dim == table.dim:
+            for old, new in zip(table.positions[kept], table.positions[gone], strict=True):
+                keep[keep == old] = new
+        source = source.index_select(dim, torch.from_numpy(keep))
+    set_tensor(model, table.parameter, source.to(small.dtype))
+    return model
+
+
+def _weights(dense: torch.nn.Module, group: Group) -> list[SlotTable]:
+    """Slots in matrices: a swapped bias or norm may be too faint to see."""
+    found = []
+    for table in group.tables:
+        tensor = attribute(dense, table.parameter)
+        if isinstance(tensor, torch.Tensor) and tensor.dim() > 1 and tensor.is_floating_point():
+            found.append(table)
+    return found or list(group.tables)

@@ -1,0 +1,108 @@
+"""Shrink: a new, smaller model from an analysis and a plan."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import fx
+
+from edgeprune.errors import InternalError
+from edgeprune.graph.analysis import Analysis
+from edgeprune.graph.inputs import clone
+from edgeprune.graph.labels import Value
+from edgeprune.graph.module import CapturedModule, attribute, set_tensor
+from edgeprune.graph.observe import Fact, TensorFact, observe
+from edgeprune.graph.propagate import Labelled
+from edgeprune.planning.plan import Plan
+from edgeprune.surgery.operation import Operation
+from edgeprune.surgery.rewrites import rewrite_for
+from edgeprune.surgery.survivors import Survivors, survivors
+
+aten = torch.ops.aten
+
+
+def shrink(analysis: Analysis, plan: Plan) -> CapturedModule:
+    """Carry out `plan` on a copy of the analysed model: slice tensors, rewrite baked sizes.
+
+    The analysed model and the user's are not changed. In eval mode.
+    Raises `PlanError` when the plan does not fit, `InternalError` when the shrunk graph's shapes
+    are not those that the surviving labels give.
+    """
+    left = survivors(analysis, plan)
+    module = copy.deepcopy(analysis.captured.module)
+    operation = Operation(module, left)
+    _slice_tensors(module, left)
+    for node in list(module.graph.nodes):
+        found = rewrite_for(node.target)
+        if found is not None and _touched(node, left):
+            found(operation, node)
+    module.graph.lint()
+    module.recompile()
+    module.eval()
+    _require_shapes(analysis, left, module)
+    return module
+
+
+def _slice_tensors(module: CapturedModule, left: Survivors) -> None:
+    done: dict[int, torch.Tensor] = {}
+    for node in module.graph.nodes:
+        value = left.analysis.walk.values.get(node.name)
+        if node.op != "get_attr" or not isinstance(value, Value):
+            continue
+        tensor = attribute(module, str(node.target))
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if id(tensor) in done:
+            # Tied: the second name gets the very same shrunk tensor.
+            _tie(module, str(node.target), done[id(tensor)])
+            continue
+        kept = left.along(value)
+        if kept:
+            smaller = tensor.detach()
+            for dim, positions in kept.items():
+                smaller = smaller.index_select(dim, positions.to(smaller.device))
+            set_tensor(module, str(node.target), smaller.contiguous())
+        replaced = attribute(module, str(node.target))
+        if isinstance(replaced, torch.Tensor):
+            done[id(tensor)] = replaced
+
+
+def _tie(module: CapturedModule, target: str, tensor: torch.Tensor) -> None:
+    path, _, name = target.rpartition(".")
+    setattr(module.get_submodule(path), name, tensor)
+
+
+def _touched(node: fx.Node, left: Survivors) -> bool:
+    values = left.analysis.walk.values
+    names = [node.name, *(source.name for source in node.all_input_nodes)]
+    return any(left.changes(values.get(name)) for name in names)
+
+
+def _require_shapes(analysis: Analysis, left: Survivors, module: CapturedModule) -> None:
+    """Run the shrunk graph once: every value has the shape that its surviving labels give."""
+    inputs = clone(analysis.captured.inputs)
+    try:
+        _, facts = observe(module, inputs.args, inputs.kwargs)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise InternalError(
+            f"surgery: expected the shrunk graph to run, got {error}. Report the model."
+        ) from error
+    for node in module.graph.nodes:
+        value = analysis.walk.values.get(node.name)
+        if not any(user.meta.get("scales") == node.name for user in node.users):
+            _require_shape(left, node, value, facts.get(node.name))
+
+
+def _require_shape(left: Survivors, node: fx.Node, value: Labelled, fact: Fact) -> None:
+    if isinstance(value, tuple) and isinstance(fact, tuple):
+        for member, part in zip(value, fact, strict=True):
+            _require_shape(left, node, member, part)
+    if isinstance(value, Value) and isinstance(fact, TensorFact):
+        expected = left.shape(value)
+        if expected != fact.shape:
+            raise InternalError(
+                f"surgery at {node.name} ({node.meta.get('where')}): expected shape {expected} "
+                f"after removal, got {fact.shape}. {node.target} needs a rewrite; report it.",
+                where=node.name,
+            )

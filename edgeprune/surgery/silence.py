@@ -1,0 +1,106 @@
+"""Silence on the edge: what the dense model computes when removed units are not heard.
+
+On the edge from each removed unit into each of its readers the value is masked; no parameter is
+touched. Zeroing parameters instead is unsound: weight_norm re-normalises, a tied head silences
+the producer too, biases and sigmoid(0) = 0.5 leak.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from edgeprune.errors import InternalError
+from edgeprune.graph.analysis import Analysis
+from edgeprune.graph.inputs import Inputs
+from edgeprune.graph.module import CapturedModule, flat_inputs
+from edgeprune.graph.rules.normalisation import LAYER_NORM
+
+aten = torch.ops.aten
+
+
+class Silencer(fx.Interpreter):
+    """Runs the dense graph with a mask on every edge into a reader.
+
+    `kept` is boolean (labels,). Node results may be watched through `results` (for finding
+    where a shrunk graph goes wrong).
+    """
+
+    def __init__(self, analysis: Analysis, module: CapturedModule, kept: NDArray[np.bool_]) -> None:
+        super().__init__(module)
+        self.masks: dict[str, list[tuple[int, torch.Tensor]]] = defaultdict(list)
+        self.redefined: dict[str, torch.Tensor] = {}
+        for edge in analysis.walk.edges:
+            mask = torch.from_numpy(kept[edge.layer.numpy()])
+            if not mask.all():
+                self.masks[edge.node].append((edge.operand, mask))
+        for item in analysis.walk.redefinitions:
+            mask = torch.from_numpy(kept[item.layer.numpy()])
+            if mask.all():
+                continue
+            if item.formula != LAYER_NORM:
+                raise InternalError(f"proof at {item.node}: no formula {item.formula!r}.")
+            self.redefined[item.node] = mask
+
+    def run_node(self, n: fx.Node) -> object:
+        """Run one node, masked where it reads removed units."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        if n.name in self.redefined:
+            return masked_layer_norm(self.redefined[n.name], *_norm_operands(*args, **kwargs))
+        if n.name not in self.masks:
+            return super().run_node(n)
+        heard = list(args)
+        for operand, mask in self.masks[n.name]:
+            value = cast(torch.Tensor, heard[operand])
+            heard[operand] = torch.where(mask.to(value.device), value, torch.zeros_like(value))
+        return getattr(self, n.op)(n.target, tuple(heard), kwargs)
+
+    def outputs(self, inputs: Inputs) -> tuple[object, ...]:
+        """Flat outputs for `inputs`."""
+        module = cast(CapturedModule, self.module)
+        with torch.no_grad():
+            flat = flat_inputs(module, inputs.args, inputs.kwargs)
+            return tuple(self.run(*flat, enable_io_processing=False))
+
+
+def _norm_operands(
+    x: torch.Tensor,
+    normalized_shape: list[int],
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    *flags: object,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, float]:
+    """The arguments of aten.layer_norm that the formula needs."""
+    if len(normalized_shape) != 1:
+        raise InternalError(f"proof: layer_norm over {normalized_shape} {flags} has no formula.")
+    return x, weight, bias, eps
+
+
+def masked_layer_norm(
+    mask: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+) -> torch.Tensor:
+    """Layer norm over the last dim with mean and variance of the kept positions only.
+
+    The declared redefinition: mean = sum(kept x) / kept count, variance likewise (Ba et al. 2016,
+    arXiv 1607.06450, over the kept width). `mask` broadcasts to x.
+    """
+    heard = mask.to(x.device)
+    count = heard.sum()
+    zero = torch.zeros((), dtype=x.dtype, device=x.device)
+    mean = torch.where(heard, x, zero).sum(-1, keepdim=True) / count
+    centred = torch.where(heard, x - mean, zero)
+    variance = centred.square().sum(-1, keepdim=True) / count
+    result = (x - mean) / torch.sqrt(variance + eps)
+    if weight is not None:
+        result = result * weight
+    return result if bias is None else result + bias

@@ -1,0 +1,129 @@
+"""What survives of a value: kept positions along each dim, from the labels that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgeprune.errors import InternalError, PlanError
+from edgeprune.graph.analysis import Analysis
+from edgeprune.graph.groups import SlotTable
+from edgeprune.graph.labels import Value, varying
+from edgeprune.graph.propagate import Labelled
+from edgeprune.planning.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Survivors:
+    """The labels that stay (`kept`, boolean (labels,)), and what that leaves of each value."""
+
+    analysis: Analysis
+    kept: NDArray[np.bool_]
+
+    def along(self, value: Value) -> dict[int, torch.Tensor]:
+        """Kept positions (sorted int64) of every dim that loses some."""
+        masks: dict[int, NDArray[np.bool_]] = {}
+        for layer in value.layers:
+            stays = self.kept[layer.numpy()]
+            if stays.all():
+                continue
+            for dim, mask in self._sides(layer, stays).items():
+                masks[dim] = masks[dim] & mask if dim in masks else mask
+        return {
+            dim: torch.from_numpy(np.flatnonzero(mask))
+            for dim, mask in masks.items()
+            if not mask.all()
+        }
+
+    def _sides(self, layer: torch.Tensor, stays: NDArray[np.bool_]) -> dict[int, NDArray[np.bool_]]:
+        """A kept box as one mask a side."""
+        dims = varying(layer)
+        sides = {}
+        product = np.ones([1] * stays.ndim, dtype=bool)
+        for dim in dims:
+            others = tuple(d for d in range(stays.ndim) if d != dim)
+            side: NDArray[np.bool_] = np.asarray(stays.any(axis=others))
+            sides[dim] = side
+            product = product & side.reshape([-1 if d == dim else 1 for d in range(stays.ndim)])
+        if not np.array_equal(product & np.ones_like(stays), stays):
+            raise InternalError(
+                f"surgery: expected a rectangular remainder of a value of shape "
+                f"{tuple(layer.shape)}, got a ragged one. The labels of this value were not "
+                "settled; report the model."
+            )
+        return sides
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        """Shape of the value after surgery."""
+        along = self.along(value)
+        return tuple(len(along[d]) if d in along else n for d, n in enumerate(value.shape))
+
+    def changes(self, value: Labelled) -> bool:
+        """Whether any dim of the value, or of a member of it, loses positions."""
+        if isinstance(value, Value):
+            return bool(self.along(value))
+        return isinstance(value, tuple) and any(self.changes(member) for member in value)
+
+
+def survivors(analysis: Analysis, plan: Plan) -> Survivors:
+    """What `plan` leaves of the analysed model.
+
+    Raises `PlanError` when the plan names other tensors or sizes, removes part of a unit, or
+    something pinned.
+    """
+    return Survivors(analysis, analysis.kept_labels(removed_units(analysis, plan)))
+
+
+def removed_units(analysis: Analysis, plan: Plan) -> dict[str, NDArray[np.bool_]]:
+    """Per group, boolean (units,), True = goes, read off the plan's axes."""
+    gone: dict[tuple[str, int], NDArray[np.bool_]] = {}
+    for axis in plan.axes:
+        mask = np.ones(axis.size, dtype=bool)
+        mask[list(axis.keep)] = False
+        gone[(axis.parameter, axis.dim)] = mask
+    left = {key: mask.copy() for key, mask in gone.items()}
+    removed = {}
+    for group in analysis.groups:
+        goes = np.zeros(group.width, dtype=bool)
+        for index, table in enumerate(group.tables):
+            marked = _marked(table, gone)
+            if (table.parameter, table.dim) in left:
+                left[(table.parameter, table.dim)][table.positions.reshape(-1)] = False
+            whole = np.asarray(marked.all(axis=1))
+            goes = whole if index == 0 else goes
+            if not np.array_equal(whole, marked.any(axis=1)) or not np.array_equal(whole, goes):
+                raise PlanError(
+                    f"plan at {table.parameter} dim {table.dim}: expected whole units of group "
+                    f"{group.name}, got a part of one. Make the plan from this model's analysis.",
+                    where=table.parameter,
+                )
+        removed[group.name] = goes
+    for (name, dim), mask in left.items():
+        if mask.any():
+            raise PlanError(
+                f"plan at {name} dim {dim}: expected removable positions, got "
+                f"{np.flatnonzero(mask)[:8].tolist()}, which are pinned or not in this model. "
+                "`edgeprune inspect` says what is pinned and why.",
+                where=name,
+            )
+    return removed
+
+
+def _marked(
+    table: SlotTable, gone: Mapping[tuple[str, int], NDArray[np.bool_]]
+) -> NDArray[np.bool_]:
+    """Which positions of each unit the plan removes, boolean (units, positions per unit)."""
+    mask = gone.get((table.parameter, table.dim))
+    if mask is None:
+        return np.zeros(table.positions.shape, dtype=bool)
+    if len(mask) != table.size:
+        raise PlanError(
+            f"plan at {table.parameter} dim {table.dim}: expected {table.size} positions as in "
+            f"this model, got {len(mask)}. Apply a plan to the dense model it was made for.",
+            where=table.parameter,
+        )
+    return mask[table.positions]
