@@ -136,9 +136,9 @@ def quantum(group: Group, multiple: int) -> int:
 def round_width(group: Group, wanted: float, multiple: int) -> int:
     """The nearest allowed number of units, at least one step, at most all.
 
-    Width 40, multiple 16: 20 -> 16, 24 -> 32 (halves go up), 36 -> 32, 39 -> 40.
+    Width 40, multiple 16: 20 -> 16, 24 -> 32 (halves go up), 35 -> 32, 36 -> 40 (all of it).
     """
     step = quantum(group, multiple)
     allowed = [*range(step, group.width, step), group.width]
     # Widest first: of two that are equally near, min() takes the wider.
-    return min(reversed(allowed), key=lambda count: abs(count - wanted))
+    return int(min(reversed(allowed), key=lambda count: abs(count - wanted)))
