@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from edgeprune.errors import ModelNotSupported, UsageError
 from edgeprune.graph.inputs import Inputs, clone, grow_batch, is_batched, resize_batch, vary
-from edgeprune.graph.module import CapturedModule, add_training_flags
+from edgeprune.graph.module import CapturedModule, add_training_flags, drop_unread
 from edgeprune.graph.observe import Facts, observe
 from edgeprune.graph.provenance import keep_only_provenance, module_path
 
@@ -68,6 +68,7 @@ def capture(
     with _eval_mode(model), torch.no_grad():
         program, is_dynamic = _export(model, inputs, dynamic_batch)
         module = _to_module(program)
+        drop_unread(module)
         add_training_flags(module, model)
         lost = _lost(model, program, dynamic_batch and not is_dynamic)
         facts = _compare(model, module, inputs, is_dynamic)

@@ -74,6 +74,26 @@ def add_training_flags(module: CapturedModule, original: nn.Module) -> None:
     module.recompile()
 
 
+def drop_unread(module: CapturedModule) -> None:
+    """Delete tensors of submodules that the graph never reads, e.g. auxiliary heads (in place).
+
+    A tensor beside one that is read stays (`num_batches_tracked`), and so does a second name of
+    a tied tensor, so that the state dict keeps its names.
+    """
+    readers = [node for node in module.graph.nodes if node.op == "get_attr"]
+    read = [node for node in readers if node.users]
+    live_modules = {str(node.target).rpartition(".")[0] for node in read}
+    live_tensors = {id(attribute(module, str(node.target))) for node in read}
+    for node in readers:
+        target = str(node.target)
+        path, _, name = target.rpartition(".")
+        if path in live_modules or id(attribute(module, target)) in live_tensors:
+            continue
+        module.graph.erase_node(node)
+        delattr(module.get_submodule(path), name)
+    module.recompile()
+
+
 def _batch_norm_path(node: fx.Node, original: nn.Module) -> str | None:
     mean = node.args[3]
     if not isinstance(mean, fx.Node) or mean.op != "get_attr":

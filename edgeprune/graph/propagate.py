@@ -104,6 +104,9 @@ class _Walker:
         tensor = attribute(self.captured.module, str(node.target))
         if not isinstance(tensor, torch.Tensor):
             return self._unlabelled(self.captured.facts[node.name])
+        if not node.users:
+            # Nothing reads it in eval mode (an auxiliary head): nothing can say what it needs.
+            return Value(tuple(tensor.shape))
         # Tied parameters are one tensor under two names: one set of labels.
         if id(tensor) not in self.by_tensor:
             shape = tuple(tensor.shape)

@@ -25,6 +25,8 @@ Outcome = Literal["proved", "weak", "failed", "nothing removed", "no change"]
 
 TOLERANCE_FLOAT32 = 1e-4
 TOLERANCE_FLOAT64 = 1e-8
+# What float64 really reaches on a healthy graph; sabotage is first judged on this scale.
+TOLERANCE_FINE = 1e-11
 # A sabotaged reference must miss by at least this many tolerances.
 MARGIN = 100.0
 
@@ -111,13 +113,16 @@ def _sabotages(
 ) -> tuple[Sabotage, ...]:
     """In float64: one unit of thousands moves an output by less than 100 float32 tolerances.
 
-    A model that does not agree to 1e-8 there (it casts to float32 inside a custom op) is judged
-    on the float32 scale.
+    On the finest scale on which the honest comparison holds, so that the margin is of the
+    tolerance that was really met (docs/decisions/0004).
     """
     fine = trial if trial.dense_module is not None else trial.precise()
     reference = fine.silenced(kept)
-    if deviation(fine.shrunk(), reference) <= TOLERANCE_FLOAT64:
-        return sabotage(fine, plan, removed, reference, TOLERANCE_FLOAT64 * MARGIN, seed)
+    error = deviation(fine.shrunk(), reference)
+    for tolerance in (TOLERANCE_FINE, TOLERANCE_FLOAT64):
+        if error <= tolerance:
+            return sabotage(fine, plan, removed, reference, tolerance * MARGIN, seed)
+    # The model casts to float32 somewhere inside: the float32 scale it is.
     reference = trial.silenced(kept)
     return sabotage(trial, plan, removed, reference, TOLERANCE_FLOAT32 * MARGIN, seed)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from edgeprune.graph.labels import Value
+from edgeprune.graph.labels import Value, varying
 from edgeprune.graph.registry import rule
 from edgeprune.graph.trace import Trace
 
@@ -112,6 +112,24 @@ def expand(t: Trace, x: Value, size: Sequence[int], **kwargs: object) -> Value:
         if old[dim] == 1 and shape[dim] > 1 and not _is_symbolic(written, dim)
     )
     return t.created(Value(shape, layers), fresh)
+
+
+@rule(aten.expand_as.default)
+def expand_as(t: Trace, x: Value, other: Value) -> Value:
+    """The new positions are those of `other`, whose size x follows at run time.
+
+    x (2, 1, 8) as other (2, 4, 8): dim 1 carries other's labels of dim 1, dim 2 keeps x's.
+    """
+    missing = len(other.shape) - len(x.shape)
+    old = (1,) * missing + x.shape
+    layers = [layer.reshape((1,) * missing + tuple(layer.shape)) for layer in x.layers]
+    for layer in other.layers:
+        dims = varying(layer)
+        if all(old[dim] == 1 for dim in dims):
+            layers.append(layer)
+        elif any(old[dim] == 1 for dim in dims):
+            t.labels.pin(layer, t.cause("only a part of its axes is expanded"))
+    return Value(other.shape, tuple(layers))
 
 
 def _is_symbolic(written: object, dim: int) -> bool:

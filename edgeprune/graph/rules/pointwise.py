@@ -15,6 +15,7 @@ aten = torch.ops.aten
     aten.add.Tensor,
     aten.copy_.default,
     aten.fill_.Scalar,
+    aten.fill_.Tensor,
     aten.zero_.default,
     aten.hardswish.default,
     aten.rrelu.default,
