@@ -13,6 +13,7 @@ from edgeprune.errors import UsageError
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.fold import fold
 from edgeprune.graph.groups import Group, Pin, TensorShape, Unit
+from edgeprune.graph.module import first_names
 from edgeprune.graph.propagate import Walk, layers_of, walk
 from edgeprune.graph.units import Partition, partition
 
@@ -73,13 +74,15 @@ class Analysis:
     @property
     def tensors(self) -> tuple[TensorShape, ...]:
         """Every tensor of the state dict, ties named."""
-        seen: dict[int, str] = {}
-        shapes = []
-        for name, tensor in self.captured.module.state_dict(keep_vars=True).items():
-            first = seen.setdefault(id(tensor), name)
-            same = None if first == name else first
-            shapes.append(TensorShape(name=name, shape=tuple(tensor.shape), same_as=same))
-        return tuple(shapes)
+        names = first_names(self.captured.module)
+        return tuple(
+            TensorShape(
+                name=name,
+                shape=tuple(tensor.shape),
+                same_as=None if names[id(tensor)] == name else names[id(tensor)],
+            )
+            for name, tensor in self.captured.module.state_dict(keep_vars=True).items()
+        )
 
     def kept_labels(self, removed: Mapping[str, NDArray[np.bool_]]) -> NDArray[np.bool_]:
         """Boolean of shape (labels,): False for every label of a removed unit.

@@ -112,10 +112,27 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with _same_buffers(model):
+            yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextlib.contextmanager
+def _same_buffers(model: nn.Module) -> Iterator[None]:
+    """Put back what a forward pass writes into buffers: counters, caches.
+
+    The captured graph shares the model's tensors, so every run must start from the same state.
+    """
+    before = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, buffer in model.named_buffers():
+                if name in before and not torch.equal(before[name], buffer):
+                    buffer.copy_(before[name])
 
 
 def _export(model: nn.Module, inputs: Inputs, dynamic_batch: bool) -> tuple[ExportedProgram, bool]:
@@ -197,8 +214,10 @@ def _compare(model: nn.Module, module: CapturedModule, inputs: Inputs, is_dynami
     facts: Facts | None = None
     for name, trial in trials:
         one, two = clone(trial), clone(trial)
-        expected = pytree.tree_leaves(model(*one.args, **one.kwargs))
-        got, observed = observe(module, *_pair(two))
+        with _same_buffers(model):
+            expected = pytree.tree_leaves(model(*one.args, **one.kwargs))
+        with _same_buffers(model):
+            got, observed = observe(module, *_pair(two))
         facts = observed if facts is None else facts
         _require_same(expected, list(got), name, type(model).__name__)
     if facts is None:

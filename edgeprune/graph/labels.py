@@ -64,6 +64,7 @@ class Labels:
 
     axes: list[Axis] = field(default_factory=list)
     next_label: int = 1
+    _created: set[int] = field(default_factory=set)
     _pairs: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     _pins: list[tuple[torch.Tensor, Cause]] = field(default_factory=list)
     _ties: list[tuple[torch.Tensor, Cause]] = field(default_factory=list)
@@ -72,8 +73,14 @@ class Labels:
         """New labels for a dim: int64 of shape (size,)."""
         first = self.next_label
         self.next_label += size
+        if not is_parameter:
+            self._created.update(range(first, first + size))
         self.axes.append(Axis(owner, dim, first, size, is_parameter))
         return torch.arange(first, first + size)
+
+    def is_created(self, layer: torch.Tensor) -> bool:
+        """Whether a layer's positions were made by the graph, not by a parameter."""
+        return int(layer.reshape(-1)[0]) in self._created
 
     def join(self, one: torch.Tensor, two: torch.Tensor) -> None:
         """Positions that meet element by element stand or fall together (broadcasting)."""

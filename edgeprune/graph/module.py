@@ -117,6 +117,14 @@ def attribute(module: nn.Module, target: str) -> object:
     return getattr(module.get_submodule(path), name)
 
 
+def first_names(module: nn.Module) -> dict[int, str]:
+    """The first state-dict name of every tensor, by `id`: a tied tensor has several."""
+    names: dict[int, str] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), name)
+    return names
+
+
 def set_tensor(module: nn.Module, target: str, tensor: torch.Tensor) -> None:
     """Replace the parameter, buffer or constant `target` by `tensor`, as what it was (in place)."""
     path, _, name = target.rpartition(".")

@@ -14,7 +14,7 @@ from edgeprune.errors import InternalError
 from edgeprune.graph.aliases import shared_writes
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.labels import Labels, Value, varying
-from edgeprune.graph.module import attribute
+from edgeprune.graph.module import attribute, first_names
 from edgeprune.graph.observe import Fact, TensorFact
 from edgeprune.graph.registry import rule_for
 from edgeprune.graph.rules.every import FAMILIES
@@ -50,12 +50,17 @@ def walk(captured: Captured, *, exact_only: bool = False) -> Walk:
 class _Walker:
     def __init__(self, captured: Captured, exact_only: bool) -> None:
         self.captured = captured
-        graph = captured.module.graph
-        self.trace = Trace(
-            captured.module, Labels(), captured.facts, exact_only, shared_writes(graph)
-        )
+        module = captured.module
+        written = shared_writes(module.graph)
+        self.trace = Trace(module, Labels(), captured.facts, exact_only, written)
         self.values: dict[str, Labelled] = {}
         self.by_tensor: dict[int, Value] = {}
+        self.names = first_names(module)
+        self.read = {
+            id(attribute(module, str(node.target)))
+            for node in module.graph.nodes
+            if node.op == "get_attr" and node.users
+        }
         self.boxes: list[tuple[str, torch.Tensor]] = []
         self.unknown: list[str] = []
 
@@ -104,21 +109,23 @@ class _Walker:
         tensor = attribute(self.captured.module, str(node.target))
         if not isinstance(tensor, torch.Tensor):
             return self._unlabelled(self.captured.facts[node.name])
-        if not node.users:
-            # Nothing reads it in eval mode (an auxiliary head): nothing can say what it needs.
-            return Value(tuple(tensor.shape))
-        # Tied parameters are one tensor under two names: one set of labels.
         if id(tensor) not in self.by_tensor:
-            shape = tuple(tensor.shape)
-            layers = []
-            for dim, size in enumerate(shape):
-                if size > 1:
-                    fresh = self.trace.labels.fresh(str(node.target), dim, size, is_parameter=True)
-                    layers.append(
-                        fresh.reshape([size if d == dim else 1 for d in range(len(shape))])
-                    )
-            self.by_tensor[id(tensor)] = Value(shape, tuple(layers))
+            self.by_tensor[id(tensor)] = self._label(tensor, str(node.target))
         return self.by_tensor[id(tensor)]
+
+    def _label(self, tensor: torch.Tensor, target: str) -> Value:
+        """One layer for each dim of a tensor that is read; tied ones get one set of labels."""
+        shape = tuple(tensor.shape)
+        if id(tensor) not in self.read:
+            # Nothing reads it in eval mode: nothing can say what it needs.
+            return Value(shape)
+        owner = self.names.get(id(tensor), target)
+        layers = []
+        for dim, size in enumerate(shape):
+            if size > 1:
+                fresh = self.trace.labels.fresh(owner, dim, size, is_parameter=True)
+                layers.append(fresh.reshape([size if d == dim else 1 for d in range(len(shape))]))
+        return Value(shape, tuple(layers))
 
     def _call(self, node: fx.Node) -> Labelled:
         fact = self.captured.facts[node.name]

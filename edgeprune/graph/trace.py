@@ -140,19 +140,55 @@ class Trace:
             for layer in value.layers:
                 for position, other in enumerate(operands):
                     if position != index:
-                        self._match(layer, other, reason)
+                        self._match(layer, value, other, reason)
                 _merge(merged, index, layer)
         return self.settle(Value(shape, tuple(layer for _, layer in merged)))
 
-    def _match(self, layer: torch.Tensor, other: Value, reason: str) -> None:
+    def _match(self, layer: torch.Tensor, own: Value, other: Value, reason: str) -> None:
+        """Tie one layer of `own` to `other`, or pin it where the two cannot shrink together."""
         shared = [dim for dim in varying(layer) if other.shape[dim] > 1]
         if not shared:
             return
+        if self._is_repeat(layer, own):
+            self.labels.pin(layer, self.cause("repeats positions that have units", by_nature=True))
+            return
         partners = [p for p in other.layers if any(p.shape[dim] > 1 for dim in shared)]
+        partners = [p for p in partners if not self._is_repeat(p, other)]
         if not partners:
             self.labels.pin(layer, self.cause(reason))
         for partner in partners:
-            self.labels.join(layer, partner)
+            self._pair(layer, partner)
+
+    def _is_repeat(self, layer: torch.Tensor, own: Value) -> bool:
+        """Whether `layer` counts copies made here of positions that another layer names.
+
+        Keys of 2 heads expanded to 4: the copies (0, 1, 0, 1) and the heads (0, 0, 1, 1) share an
+        axis; the heads are the units, the number of copies stays.
+        """
+        if not self.labels.is_created(layer):
+            return False
+        dims = set(varying(layer))
+        return any(
+            dims & set(varying(sibling)) and not self.labels.is_created(sibling)
+            for sibling in own.layers
+        )
+
+    def _pair(self, one: torch.Tensor, two: torch.Tensor) -> None:
+        """Join two layers; whole heads first where only one of them varies along heads.
+
+        A box (head, dim) that meets a table along dim alone (rotary embedding, a norm inside a
+        head) is tied within each head and the table stays: otherwise one dim would tie all heads.
+        """
+        for box, table in ((one, two), (two, one)):
+            inner = [dim for dim in varying(table) if box.shape[dim] > 1]
+            if len(varying(box)) > 1 and inner and inner[0] != varying(box)[0]:
+                if set(varying(table)) - set(varying(box)):
+                    continue
+                why = "one table serves every head"
+                self.tie(box, tuple(inner), why)
+                self.labels.pin(table, self.cause(why))
+                return
+        self.labels.join(one, two)
 
     def settle(self, value: Value) -> Value:
         """Drop layers that no longer vary; a label that covers a whole value pins its unit."""

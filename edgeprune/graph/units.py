@@ -45,20 +45,35 @@ def settle_boxes(found: Walk) -> NDArray[np.int64]:
         fixed = np.isin(classes, np.fromiter(_pin_reasons(found.labels, classes), dtype=np.int64))
         # What is pinned stays whatever its class: one number for all of it.
         seen = np.where(fixed, -1, classes)
+        busy: set[int] = set()
         for _, layer in found.boxes:
-            _settle_box(found.labels, layer, seen)
+            table = seen[layer.numpy()]
+            own = set(np.unique(table).tolist())
+            # Two boxes of the same units must not choose in the same round: the second one's
+            # choice depends on the first one's.
+            if not own & busy and not _is_settled(table):
+                _settle_box(found.labels, layer, table)
+                busy |= own - {-1}
         if found.labels.joins() == before:
             return classes
 
 
-def _settle_box(labels: Labels, layer: torch.Tensor, seen: NDArray[np.int64]) -> None:
-    table = seen[layer.numpy()]
+def _is_settled(table: NDArray[np.int64]) -> bool:
+    """Whether every class fills whole slices across one and the same side of the box."""
+    sides = [dim for dim, size in enumerate(table.shape) if size > 1]
+    return any(
+        bool((table == _first(table, tuple(d for d in sides if d != dim))).all()) for dim in sides
+    )
+
+
+def _settle_box(labels: Labels, layer: torch.Tensor, table: NDArray[np.int64]) -> None:
+    """Tie the box across the side with most classes; of equal ones, the outermost."""
     dims = varying(layer)
-    for dim in dims:
-        others = tuple(d for d in dims if d != dim)
-        if (table == _first(table, others)).all():
-            return
-    best = max(dims, key=lambda dim: (layer.shape[dim], -dim))
+
+    def classes_along(dim: int) -> int:
+        return len(np.unique(_first(table, tuple(d for d in dims if d != dim))))
+
+    best = max(dims, key=lambda dim: (classes_along(dim), -dim))
     anchor = layer
     for other in dims:
         anchor = anchor if other == best else anchor.narrow(other, 0, 1)
@@ -104,7 +119,7 @@ def partition(found: Walk, module: CapturedModule) -> Partition:
         nodes = dict.fromkeys(name for cls in units for name in redefined.get(cls, ()))
         groups.append(
             Group(
-                name=_name(tables, names),
+                name=_name(tables, names, ranks),
                 kind=_kind(tables, ranks),
                 tables=tables,
                 redefines=tuple(nodes),
@@ -156,7 +171,7 @@ def _depthwise_weights(module: CapturedModule) -> frozenset[str]:
     """Weights of convolutions with one input channel a group and several groups."""
     names = set()
     for node in module.graph.nodes:
-        if node.target in _CONVOLUTIONS and len(node.args) > 6 and int(node.args[6]) > 1:
+        if node.target in _CONVOLUTIONS and len(node.args) > 6 and node.args[6] != 1:
             weight = node.args[1]
             if isinstance(weight, fx.Node) and weight.op == "get_attr":
                 tensor = attribute(module, str(weight.target))
@@ -184,10 +199,10 @@ def _tables(
     return tuple(tables)
 
 
-def _name(tables: Sequence[SlotTable], taken: set[str]) -> str:
+def _name(tables: Sequence[SlotTable], taken: set[str], ranks: Mapping[str, int]) -> str:
     """The first weight that makes this width (dim 0 of a matrix), numbered if taken."""
-    makers = [t for t in tables if t.dim == 0 and t.parameter.endswith("weight")]
-    name = (makers or tables)[0].parameter
+    makers = [t for t in tables if t.dim == 0 and ranks[t.parameter] > 1]
+    name = (makers or list(tables))[0].parameter
     unique, number = name, 2
     while unique in taken:
         unique, number = f"{name}#{number}", number + 1
@@ -202,10 +217,13 @@ def _ranks(module: CapturedModule) -> dict[str, int]:
 
 
 def _kind(tables: Sequence[SlotTable], ranks: Mapping[str, int]) -> str:
-    """A head takes several rows of a projection; conv weights have channels; else neurons."""
+    """A head takes several rows of each projection; conv weights have channels; else neurons."""
+    matrices = [t for t in tables if ranks[t.parameter] == 2]
+    rows = [t for t in matrices if t.dim == 0]
+    if rows and all(t.positions.shape[1] > 1 for t in rows):
+        return "head"
     if any(ranks[table.parameter] > 2 for table in tables if table.dim < 2):
         return "channel"
-    matrices = [t for t in tables if ranks[t.parameter] == 2]
     if matrices and all(t.positions.shape[1] > 1 for t in matrices):
         return "head"
     return "neuron"

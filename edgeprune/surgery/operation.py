@@ -13,13 +13,14 @@ from torch.fx.node import Argument
 
 from edgeprune.errors import InternalError
 from edgeprune.graph.labels import Value
-from edgeprune.graph.module import CapturedModule
+from edgeprune.graph.module import CapturedModule, attribute
 from edgeprune.graph.observe import TensorFact
+from edgeprune.graph.rules.lookup import constant_behind
 from edgeprune.surgery.survivors import Survivors
 
 aten = torch.ops.aten
 
-_INDEX = "kept_index"
+_INDEX = "kept"
 
 
 @dataclass(slots=True)
@@ -28,12 +29,15 @@ class Operation:
 
     module: CapturedModule
     survivors: Survivors
+    # Nodes that surgery put behind one of the dense graph, with its name.
+    _stands_for: dict[str, str] = field(default_factory=dict)
     _numbers: dict[str, int | float] = field(default_factory=dict)
 
     def before(self, argument: object) -> Value:
         """The dense value that a node of the graph had."""
         if isinstance(argument, fx.Node):
-            value = self.survivors.analysis.walk.values.get(argument.name)
+            name = self._stands_for.get(argument.name, argument.name)
+            value = self.survivors.analysis.walk.values.get(name)
             if isinstance(value, Value):
                 return value
         raise InternalError(f"surgery: expected a tensor of the dense graph, got {argument!r}.")
@@ -49,13 +53,14 @@ class Operation:
             raise InternalError(f"surgery at {node.name}: expected several results.")
         return [self.survivors.shape(m) for m in value if isinstance(m, Value)]
 
-    def sizes(self, node: fx.Node, written: object) -> list[Argument]:
+    def sizes(self, node: fx.Node, written: object, first: int = 0) -> list[Argument]:
         """The written sizes of a node's result, adapted to what survives.
 
         A number becomes the new number. -1 stays. A symbolic size (batch x 12 heads) stays if it
-        comes out right by itself, else becomes -1 where that is free, else is scaled.
+        comes out right by itself, else becomes -1 where that is free, else is scaled. The sizes
+        are those of the result's dims from `first` on.
         """
-        shape = self.shape_after(node)
+        shape = self.shape_after(node)[first:]
         sizes = cast("Sequence[Argument]", written)
         result: list[Argument] = []
         wrong: list[int] = []
@@ -72,15 +77,22 @@ class Operation:
                 result[dim] = -1
             else:
                 symbol = cast(fx.Node, result[dim])
-                result[dim] = self._scaled(node, symbol, shape[dim])
+                result[dim] = self.scaled(node, symbol, shape[dim])
         return result
 
-    def _scaled(self, node: fx.Node, symbol: fx.Node, wanted: int) -> fx.Node:
+    def scaled(self, node: fx.Node, symbol: fx.Node, wanted: int) -> fx.Node:
         """symbol * wanted // what it is now: exact at the example, proportional elsewhere."""
         now = self.number(symbol)
         with self.module.graph.inserting_before(node):
             product = self.module.graph.call_function(operator.mul, (symbol, wanted))
             return self.module.graph.call_function(operator.floordiv, (product, int(now)))
+
+    def dense_number(self, node: fx.Node) -> int:
+        """What a symbolic size is in the dense model, at the example inputs."""
+        fact = self._fact(node)
+        if isinstance(fact, int):
+            return fact
+        raise InternalError(f"surgery at {node.name}: expected a symbolic size, got {fact}.")
 
     def number(self, node: fx.Node) -> int | float:
         """What a symbolic size will be after surgery, at the example inputs."""
@@ -134,7 +146,7 @@ class Operation:
         shape = [1] * len(source.shape)
         shape[dim] = source.shape[dim]
         tags = torch.arange(source.shape[dim]).reshape(shape).expand(source.shape)
-        args = [self._literal(argument) for argument in node.args[1:]]
+        args = [self.literal(argument) for argument in node.args[1:]]
         target = cast("torch._ops.OpOverload", node.target)
         moved = target(tags, *args, **node.kwargs)
         for other in range(moved.dim()):
@@ -142,26 +154,46 @@ class Operation:
                 moved = moved.narrow(other, 0, 1)
         return cast(torch.Tensor, moved.reshape(-1))
 
-    def _literal(self, argument: object) -> object:
+    def literal(self, argument: object) -> object:
+        """An argument as the dense graph has it: constants of the model for their nodes."""
+        if isinstance(argument, list | tuple):
+            return [self.literal(member) for member in argument]
         if not isinstance(argument, fx.Node):
             return argument
-        path, _, name = str(argument.target).rpartition(".")
-        dense = self.survivors.analysis.captured.module
-        return getattr(dense.get_submodule(path), name)
+        constant = constant_behind(argument)
+        if constant is None:
+            raise InternalError(
+                f"surgery at {argument.name}: expected a number or a constant, got a value "
+                f"computed by {argument.target}.",
+                where=argument.name,
+            )
+        return attribute(self.survivors.analysis.captured.module, str(constant.target))
 
     def gather(self, node: fx.Node, dim: int, positions: torch.Tensor) -> None:
         """Turn the node into index_select over `positions` (in place)."""
-        number = 0
-        while hasattr(self.module, f"{_INDEX}_{number}"):
-            number += 1
-        name = f"{_INDEX}_{number}"
+        index = self._index(node, dim, positions)
+        node.target = aten.index_select.default
+        node.args = (node.args[0], dim, index)
+        node.kwargs = {}
+
+    def gather_before(self, node: fx.Node, dim: int, positions: torch.Tensor) -> None:
+        """Put an index_select over `positions` before the node, which stays (in place)."""
+        index = self._index(node, dim, positions)
+        with self.module.graph.inserting_before(node):
+            gathered = self.module.graph.create_node(
+                "call_function", aten.index_select.default, (node.args[0], dim, index)
+            )
+        gathered.meta = dict(node.meta)
+        node.update_arg(0, gathered)
+
+    def _index(self, node: fx.Node, dim: int, positions: torch.Tensor) -> fx.Node:
+        """A constant of the graph, named after its node: a second surgery replaces it."""
+        name = f"{node.name}_{_INDEX}_{dim}"
         self.module.register_buffer(name, positions, persistent=False)
         with self.module.graph.inserting_before(node):
             index = self.module.graph.create_node("get_attr", name)
         index.meta = dict(node.meta)
-        node.target = aten.index_select.default
-        node.args = (node.args[0], dim, index)
-        node.kwargs = {}
+        return index
 
     def scale(self, node: fx.Node, factor: float) -> None:
         """Multiply the node's result by `factor`, once: a second surgery updates the number."""
@@ -172,5 +204,6 @@ class Operation:
         with self.module.graph.inserting_after(node):
             scaled = self.module.graph.call_function(aten.mul.Scalar, (node, factor))
         scaled.meta = {**node.meta, "scales": node.name}
+        self._stands_for[scaled.name] = node.name
         node.replace_all_uses_with(scaled)
         scaled.update_arg(0, node)

@@ -15,6 +15,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 from edgeprune.errors import InternalError
+from edgeprune.graph.rules.movement import padded_positions
 from edgeprune.surgery.operation import Operation
 
 aten = torch.ops.aten
@@ -77,8 +78,7 @@ def unflatten(op: Operation, node: fx.Node) -> None:
     source = op.before(node.args[0])
     dim = _integer(node.args[1]) % len(source.shape)
     written = list(node.args[2])  # type: ignore[arg-type]
-    shape = op.shape_after(node)
-    node.update_arg(2, [shape[dim + i] if size != -1 else -1 for i, size in enumerate(written)])
+    node.update_arg(2, op.sizes(node, written, first=dim))
 
 
 @rewrite(
@@ -86,6 +86,7 @@ def unflatten(op: Operation, node: fx.Node) -> None:
     aten.split.sizes,
     aten.split_with_sizes.default,
     aten.chunk.default,
+    aten.tensor_split.indices,
     aten.tensor_split.sections,
 )
 def split(op: Operation, node: fx.Node) -> None:
@@ -93,6 +94,9 @@ def split(op: Operation, node: fx.Node) -> None:
     source = op.before(node.args[0])
     written = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
     dim = _integer(written) % len(source.shape)
+    if dim not in op.survivors.along(source):
+        # The batch may be split: its parts must not be written as numbers.
+        return
     parts = op.members_after(node)
     node.target = aten.split_with_sizes.default
     node.args = (node.args[0], [shape[dim] for shape in parts], dim)
@@ -127,29 +131,88 @@ def cut(op: Operation, node: fx.Node) -> None:
         op.gather(node, dim, positions)
 
 
-@rewrite(
-    aten.channel_shuffle.default,
-    aten.constant_pad_nd.default,
-    aten.index_select.default,
-    aten.repeat.default,
-    aten.repeat_interleave.self_int,
-    aten.roll.default,
-)
+@rewrite(aten.channel_shuffle.default, aten.index_select.default)
 def regather(op: Operation, node: fx.Node) -> None:
-    """roll(x, 2, 1) of 8 positions, 5 kept -> index_select with where each kept one came from.
+    """channel_shuffle(x, 2) of 8, 5 kept -> index_select with where each kept one came from."""
+    dim = 1 if node.target is aten.channel_shuffle.default else _integer(node.args[1])
+    dim %= len(op.before(node).shape)
+    if dim in _changed(op, node):
+        op.gather(node, dim, op.sources(node, dim))
 
-    Rewritten only along the dim that changed; if nothing moves along it, the op stays.
+
+@rewrite(aten.index.Tensor)
+def index(op: Operation, node: fx.Node) -> None:
+    """x[:, perm] of 8 positions, 5 kept -> index_select with where each kept one came from."""
+    indices: list[object] = list(node.args[1])  # type: ignore[arg-type]
+    dims = [dim for dim, value in enumerate(indices) if value is not None]
+    if len(dims) == 1 and dims[0] in _changed(op, node):
+        op.gather(node, dims[0], op.sources(node, dims[0]))
+
+
+@rewrite(aten.roll.default)
+def roll(op: Operation, node: fx.Node) -> None:
+    """roll(x, [2, 1], [1, 3]) where dim 1 lost positions -> roll(index_select(x, 1), [1], [3]).
+
+    The kept positions come rolled out of index_select; along the other dims the op goes on.
+    """
+    ndim = len(op.before(node).shape)
+    shifts, dims = _integers(node.args[1]), _integers(node.args[2])
+    pairs = [(shift, dim % ndim) for shift, dim in zip(shifts, dims, strict=True)]
+    changed = _changed(op, node)
+    rolled = sorted({dim for _, dim in pairs if dim in changed and not op.is_identity(node, dim)})
+    rest = [(shift, dim) for shift, dim in pairs if dim not in rolled]
+    # Where each kept position came from is asked of the op as it was: before any edit.
+    sources = {dim: op.sources(node, dim) for dim in rolled}
+    if not rest:
+        last, positions = sources.popitem()
+        op.gather(node, last, positions)
+    for dim, positions in sources.items():
+        op.gather_before(node, dim, positions)
+    if rest:
+        node.args = (node.args[0], [shift for shift, _ in rest], [dim for _, dim in rest])
+
+
+@rewrite(aten.constant_pad_nd.default, aten.pad.default)
+def pad(op: Operation, node: fx.Node) -> None:
+    """pad(x, (-1, 2)) of 8 positions, 0 and 3 gone -> pad(index_select(x), (0, 2)).
+
+    Adding positions is right for any width; what cuts or repeats positions is done by number.
     """
     source = op.before(node.args[0])
-    result = op.before(node)
-    changed = set(op.survivors.along(source)) | set(op.survivors.along(result))
-    for dim in changed:
-        if source.shape[dim] == result.shape[dim] and op.is_identity(node, dim):
+    widths = list(node.args[1])  # type: ignore[arg-type]
+    mode = str(node.args[2]) if len(node.args) > 2 and isinstance(node.args[2], str) else "constant"
+    for dim, kept in op.survivors.along(source).items():
+        place = 2 * (len(source.shape) - 1 - dim)
+        if place >= len(widths):
             continue
-        if len(changed) > 1 or node.target in (aten.constant_pad_nd.default,):
-            # Padding adds positions of its own; the op itself stays right.
+        before, after = _integer(widths[place]), _integer(widths[place + 1])
+        if mode == "constant" and before >= 0 and after >= 0:
             continue
-        op.gather(node, dim, op.sources(node, dim))
+        origin = padded_positions(source.shape[dim], before, after, mode)
+        wanted = origin[torch.isin(origin, kept)]
+        op.gather_before(node, dim, torch.searchsorted(kept, wanted))
+        added = mode == "constant"
+        widths[place : place + 2] = [max(before, 0), max(after, 0)] if added else [0, 0]
+    node.update_arg(1, widths)
+
+
+@rewrite(aten.repeat_interleave.self_int)
+def repeat_interleave(op: Operation, node: fx.Node) -> None:
+    """repeat_interleave(x, 2, 1, output_size=16) with 5 of 8 kept -> output_size=10."""
+    if node.kwargs.get("output_size") is not None:
+        node.update_kwarg("output_size", None)
+
+
+@rewrite(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
+def squeeze(op: Operation, node: fx.Node) -> None:
+    """squeeze(x) of (2, 8, 1, 1) with one channel kept -> squeeze(x, [2, 3]): dim 1 stays."""
+    source = op.before(node.args[0])
+    asked = range(len(source.shape)) if len(node.args) < 2 else _integers(node.args[1])
+    dims = {dim % len(source.shape) for dim in asked}
+    risky = [dim for dim in dims if dim in op.survivors.along(source)]
+    if risky:
+        node.target = aten.squeeze.dims
+        node.args = (node.args[0], sorted(dim for dim in dims if source.shape[dim] == 1))
 
 
 @rewrite(aten.layer_norm.default)
@@ -179,10 +242,10 @@ def group_norm(op: Operation, node: fx.Node) -> None:
 )
 def groups(op: Operation, node: fx.Node) -> None:
     """conv2d(..., groups=8) with 6 of 8 channels kept -> groups=6; groups=1 stays."""
-    if len(node.args) > 6 and _integer(node.args[6]) > 1:
+    if len(node.args) > 6 and node.args[6] != 1:
         weight = op.before(node.args[1])
         channel = len(op.before(node.args[0]).shape) - len(weight.shape) + 1
-        node.update_arg(6, _share(op, node, _integer(node.args[6]), channel))
+        node.update_arg(6, _share(op, node, node.args[6], channel))
 
 
 @rewrite(aten.mean.dim, aten.mean.default)
@@ -207,9 +270,17 @@ def attention(op: Operation, node: fx.Node) -> None:
         node.update_kwarg("scale", float(query.shape[-1]) ** -0.5)
 
 
-def _share(op: Operation, node: fx.Node, count: int, channel: int) -> int:
+def _changed(op: Operation, node: fx.Node) -> set[int]:
+    """Dims of an op that keeps them in place, along which its input or its result lost some."""
+    source, result = op.before(node.args[0]), op.before(node)
+    return set(op.survivors.along(source)) | set(op.survivors.along(result))
+
+
+def _share(op: Operation, node: fx.Node, written: object, channel: int) -> object:
+    """The number of groups that stays: 8 groups of 16 channels, 6 channels kept -> 3."""
     source = op.before(node.args[0])
     after = op.survivors.shape(source)[channel]
+    count = op.dense_number(written) if isinstance(written, fx.Node) else _integer(written)
     kept, rest = divmod(count * after, source.shape[channel])
     if rest:
         raise InternalError(
@@ -217,7 +288,13 @@ def _share(op: Operation, node: fx.Node, count: int, channel: int) -> int:
             f"{source.shape[channel]} channels.",
             where=node.name,
         )
+    if isinstance(written, fx.Node):
+        return written if op.number(written) == kept else op.scaled(node, written, kept)
     return kept
+
+
+def _integers(argument: object) -> list[int]:
+    return [_integer(a) for a in (argument if isinstance(argument, list | tuple) else [argument])]
 
 
 def _integer(argument: object) -> int:

@@ -124,16 +124,7 @@ def _grouped(
     transposed one has all inputs along dim 0 and one group's outputs along dim 1.
     """
     why = "within one group of a grouped convolution"
-    if transposed:
-        t.meet(inputs, reads)
-        shared, every = makes, inputs
-        if makes.shape[0] * groups != every.shape[0]:
-            # One group's outputs stand for all groups: no vector of labels over all outputs.
-            t.pin(inputs, why)
-            t.pin(makes, why)
-            return Value((makes.shape[0] * groups,))
-    else:
-        shared, every = reads, makes
+    shared, every = (makes, reads) if transposed else (reads, makes)
     t.pin(shared, why, by_nature=True)
     anchors = []
     for value in (inputs, every):
@@ -143,8 +134,13 @@ def _grouped(
             t.tie(table, (1,), why)
             layers.append(table[:, 0])
         anchors.append(Value((groups,), tuple(layers)))
-    t.meet(*anchors)
-    return every
+    met = t.meet(*anchors)
+    if not transposed:
+        return every
+    # One group's outputs stand for those of all groups: each output carries its group's label.
+    size = makes.shape[0]
+    outputs = tuple(layer.repeat_interleave(size) for layer in met.layers)
+    return Value((size * groups,), outputs)
 
 
 def _along(vector: torch.Tensor, dim: int, ndim: int) -> torch.Tensor:

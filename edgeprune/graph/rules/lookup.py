@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import fx
 
 from edgeprune.graph.labels import Value, varying
 from edgeprune.graph.registry import rule
@@ -12,6 +13,13 @@ from edgeprune.graph.rules.movement import collapse
 from edgeprune.graph.trace import Trace
 
 aten = torch.ops.aten
+
+_COPIES = (
+    aten.alias.default,
+    aten.clone.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+)
 
 
 @rule(aten.embedding.default)
@@ -39,13 +47,12 @@ def index_select(t: Trace, x: Value, dim: int, indices: Value) -> Value:
     x (2, 4) labels 1..4, indices (3, 0) -> (2, 2) labels 4, 1. Indices computed from data: as
     `index`.
     """
-    constant = t.constant(t.node.args[2])
+    axis = dim % len(x.shape)
+    source = constant_behind(t.node.args[2])
+    constant = None if source is None else t.constant(source)
     if constant is None:
-        return index(t, x, (None,) * (dim % len(x.shape)) + (indices,))
-    layers = tuple(
-        layer if layer.shape[dim] == 1 else layer.index_select(dim, constant) for layer in x.layers
-    )
-    return t.settle(Value(t.shape, tuple(collapse(layer) for layer in layers)))
+        return _by_data(t, x, (None,) * axis + (indices,))
+    return _by_constant(t, x, axis, indices, constant)
 
 
 @rule(aten.index.Tensor)
@@ -54,7 +61,50 @@ def index(t: Trace, x: Value, indices: Sequence[Value | None]) -> Value:
 
     table (169, 4) indexed by (2401,) along dim 0 -> (2401, 4): the heads along dim 1 survive.
     The indices' own positions are pinned: they are laid out by numbers, not by units.
+    One list of numbers that the model holds (`y[:, perm]`) is as `index_select`.
     """
+    indexed = [dim for dim, value in enumerate(indices) if value is not None]
+    written = t.node.args[1]
+    if len(indexed) == 1 and isinstance(written, list | tuple):
+        axis = indexed[0]
+        source = constant_behind(written[axis])
+        constant = None if source is None else t.constant(source)
+        if constant is not None and constant.dim() == 1:
+            return _by_constant(t, x, axis, indices[axis], constant)
+    return _by_data(t, x, indices)
+
+
+def constant_behind(argument: object) -> fx.Node | None:
+    """The node that reads a constant, seen through the copies that export puts around it."""
+    while isinstance(argument, fx.Node) and argument.target in _COPIES:
+        argument = argument.args[0]
+    return argument if isinstance(argument, fx.Node) and argument.op == "get_attr" else None
+
+
+def chosen_positions(indices: torch.Tensor, size: int) -> torch.Tensor:
+    """Numbers from 0 up: a mask by where it is true, negative numbers from the end.
+
+    [True, False, True] -> 0, 2; [-1, 0] of size 8 -> 7, 0.
+    """
+    if indices.dtype is torch.bool:
+        return indices.nonzero().reshape(-1)
+    return indices.long() % size
+
+
+def _by_constant(
+    t: Trace, x: Value, axis: int, indices: Value | None, constant: torch.Tensor
+) -> Value:
+    if indices is not None:
+        t.pin(indices, "its positions are read by number", by_nature=True)
+    positions = chosen_positions(constant, x.shape[axis])
+    layers = tuple(
+        layer if layer.shape[axis] == 1 else layer.index_select(axis, positions)
+        for layer in x.layers
+    )
+    return t.settle(Value(t.shape, tuple(collapse(layer) for layer in layers)))
+
+
+def _by_data(t: Trace, x: Value, indices: Sequence[Value | None]) -> Value:
     indexed = [dim for dim, value in enumerate(indices) if value is not None]
     for value in indices:
         if value is not None:

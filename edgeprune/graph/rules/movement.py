@@ -35,21 +35,23 @@ def collapse(layer: torch.Tensor) -> torch.Tensor:
 @rule(
     aten.chunk.default,
     aten.channel_shuffle.default,
-    aten.diagonal.default,
     aten.flatten.using_ints,
     aten.flip.default,
+    aten.fliplr.default,
+    aten.flipud.default,
+    aten.mT.default,
+    aten.moveaxis.int,
+    aten.moveaxis.intlist,
     aten.movedim.int,
     aten.movedim.intlist,
     aten.narrow.default,
     aten.numpy_T.default,
     aten.permute.default,
-    aten.pixel_shuffle.default,
-    aten.pixel_unshuffle.default,
+    aten.ravel.default,
     aten.repeat.default,
     aten.repeat_interleave.self_int,
     aten.reshape.default,
-    aten.roll.default,
-    aten.select.int,
+    aten.rot90.default,
     aten.slice.Tensor,
     aten.split.Tensor,
     aten.split.sizes,
@@ -59,13 +61,13 @@ def collapse(layer: torch.Tensor) -> torch.Tensor:
     aten.squeeze.dims,
     aten.squeeze_.dim,
     aten.swapaxes.default,
+    aten.swapdims.default,
     aten.t.default,
     aten.transpose.int,
     aten.tensor_split.sections,
+    aten.tensor_split.indices,
     aten.tile.default,
-    aten.unbind.int,
     aten.unflatten.int,
-    aten.unfold.default,
     aten.unsqueeze.default,
     aten.unsqueeze_.default,
     aten._unsafe_view.default,
@@ -91,6 +93,103 @@ def movement(t: Trace, x: Value, *args: object, **kwargs: object) -> Value | tup
         t.settle(Value(tuple(part.shape), tuple(collapse(result[index]) for result in results)))
         for index, part in enumerate(probe)
     )
+
+
+@rule(aten.select.int, aten.unbind.int)
+def picked(t: Trace, x: Value, dim: int = 0, *args: object) -> Value | tuple[Value, ...]:
+    """As `movement`; what is picked by its number must stay, so only whole columns may go.
+
+    x (2, 3, 8) with labels along dims 1 and 2, unbind over dim 1: three values (2, 8), and
+    position 5 of all three is one unit.
+    """
+    axis = dim % len(x.shape)
+    for layer in x.layers:
+        if layer.shape[axis] > 1 and len(varying(layer)) > 1:
+            t.tie(layer, (axis,), "picked by number along this axis")
+    return movement(t, x, dim, *args)
+
+
+@rule(aten.roll.default)
+def roll(t: Trace, x: Value, shifts: int | Sequence[int], dims: Sequence[int] = ()) -> Value:
+    """As `movement`; without dims the whole tensor is one row, and samples run into each other.
+
+    x (2, 6) with labels 1..6, roll by 2 over dim 1: 5, 6, 1, 2, 3, 4.
+    """
+    if not dims:
+        t.pin(x, "rolled across all of its axes at once")
+        return Value(x.shape)
+    moved = movement(t, x, shifts, dims)
+    return moved if isinstance(moved, Value) else Value(x.shape)
+
+
+@rule(aten.unfold.default)
+def windows(t: Trace, x: Value, dim: int, size: int, step: int) -> Value:
+    """Windows that lie side by side are a view; any other cut of a labelled axis pins it.
+
+    x (2, 8) with labels 1..8, size 2, step 2: [[1, 2], [3, 4], [5, 6], [7, 8]]. With step 3 the
+    labels 3 and 6 are in no window, and removing one would shift the windows behind it.
+    """
+    axis = dim % len(x.shape)
+    if size != step or x.shape[axis] % size:
+        for layer in x.layers:
+            if layer.shape[axis] > 1:
+                t.labels.pin(layer, t.cause("cut into windows of fixed size and step"))
+    layers = tuple(collapse(layer.expand(x.shape).unfold(dim, size, step)) for layer in x.layers)
+    return t.settle(Value(t.shape, layers))
+
+
+@rule(aten.pixel_shuffle.default, aten.pixel_unshuffle.default)
+def pixels(t: Trace, x: Value, factor: int) -> Value:
+    """Channels become pixels or pixels channels; rows and columns of pixels stay.
+
+    x (2, 16, 4, 4), shuffled by 2 to (2, 4, 8, 8): channels 0-3 of x are one unit, channel 0.
+    """
+    why = "rows and columns of pixels stay"
+    for layer in x.layers:
+        t.tie(layer, (layer.dim() - 2, layer.dim() - 1), why)
+    layers = tuple(collapse(t.target(layer.expand(x.shape), factor)) for layer in x.layers)
+    for layer in layers:
+        t.tie(layer, (layer.dim() - 2, layer.dim() - 1), why)
+    return t.settle(Value(t.shape, layers))
+
+
+@rule(aten.diagonal.default)
+def diagonal(t: Trace, x: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
+    """Position i of one dim with position i of the other: they go together, or stay.
+
+    x (2, 6, 6), a Gram matrix of 6 channels: row 4 and column 4 are one unit, position 4 of the
+    result.
+    """
+    one, two = dim1 % len(x.shape), dim2 % len(x.shape)
+    square = offset == 0 and x.shape[one] == x.shape[two]
+    sides: list[list[torch.Tensor]] = [[], []]
+    passing = []
+    for layer in x.layers:
+        dims = varying(layer)
+        if one not in dims and two not in dims:
+            passing.append(layer.diagonal(0, dim1, dim2))
+        elif square and len(dims) == 1:
+            sides[dims[0] == two].append(layer.reshape(-1))
+        else:
+            t.labels.pin(layer, t.cause("read along a diagonal"))
+    size = t.shape[-1]
+    met = t.meet(*[Value((size,), tuple(side)) for side in sides], reason="read along a diagonal")
+    return t.settle(Value(t.shape, (*passing, *(_last(v, len(t.shape)) for v in met.layers))))
+
+
+def _last(vector: torch.Tensor, ndim: int) -> torch.Tensor:
+    return vector.reshape((1,) * (ndim - 1) + (-1,))
+
+
+@rule(aten.view_as.default, aten.reshape_as.default)
+def view_as(t: Trace, x: Value, other: Value) -> Value:
+    """x's elements in `other`'s shape: they go together, as the size is read at run time.
+
+    x (2, 2, 3) as other (2, 6): [[1, 2, 3], [4, 5, 6]] meets other's labels of dim 1.
+    """
+    layers = tuple(collapse(layer.expand(x.shape).reshape(other.shape)) for layer in x.layers)
+    why = "takes the shape of a value that cannot shrink with it"
+    return t.settle(t.meet(Value(other.shape, layers), other, reason=why))
 
 
 @rule(aten.expand.default, aten.broadcast_to.default)
@@ -158,19 +257,27 @@ def _pad_layer(layer: torch.Tensor, pairs: dict[int, tuple[int, int]], mode: str
     for dim, (before, after) in pairs.items():
         if layer.shape[dim] == 1 or (before == 0 and after == 0):
             continue
-        size = layer.shape[dim]
-        source = torch.arange(-before, size + after)
-        outside = (source < 0) | (source >= size)
-        match mode:
-            case "reflect":
-                source = (size - 1) - (source.abs() - (size - 1)).abs()
-            case "circular":
-                source = source % size
-            case _:
-                source = source.clamp(0, size - 1)
-        layer = layer.index_select(dim, source)
-        if mode == "constant":
-            shape = [1] * layer.dim()
-            shape[dim] = layer.shape[dim]
-            layer = layer.masked_fill(outside.reshape(shape), 0)
+        source = padded_positions(layer.shape[dim], before, after, mode)
+        shape = [1] * layer.dim()
+        shape[dim] = len(source)
+        layer = layer.index_select(dim, source.clamp_min(0))
+        layer = layer.masked_fill((source < 0).reshape(shape), 0)
     return layer
+
+
+def padded_positions(size: int, before: int, after: int, mode: str) -> torch.Tensor:
+    """Which position each one after padding repeats; -1 where it is a new one. int64.
+
+    size 4, before 1, after 2: constant -> -1, 0, 1, 2, 3, -1, -1; reflect -> 1, 0, 1, 2, 3, 2, 1.
+    """
+    source = torch.arange(-before, size + after)
+    outside = (source < 0) | (source >= size)
+    match mode:
+        case "reflect":
+            return (size - 1) - (source.abs() - (size - 1)).abs()
+        case "circular":
+            return source % size
+        case "replicate":
+            return source.clamp(0, size - 1)
+        case _:
+            return source.masked_fill(outside, -1)

@@ -31,14 +31,29 @@ def pointwise(t: Trace, *args: object, **kwargs: object) -> Value:
     return t.meet(*[arg for arg in (*args, *kwargs.values()) if isinstance(arg, Value)])
 
 
+@rule(aten.prelu.default)
+def prelu(t: Trace, x: Value, weight: Value) -> Value:
+    """The slope is one number, or one a channel: then it lies along dim 1.
+
+    x (2, 8, 5, 5), weight (8,): x's channel 3 and weight[3] are one unit.
+    """
+    if weight.shape == (1,) or len(x.shape) < 2:
+        return t.meet(x, weight)
+    tail = (1,) * (len(x.shape) - 2)
+    layers = tuple(layer.reshape(-1, *tail) for layer in weight.layers)
+    return t.meet(x, Value((weight.shape[0], *tail), layers))
+
+
 @rule(
     aten.alias.default,
+    aten.alpha_dropout.default,
     aten.clone.default,
     aten.contiguous.default,
     aten.detach.default,
     aten.detach_.default,
     aten.dropout.default,
     aten.dropout_.default,
+    aten.feature_alpha_dropout.default,
     aten.feature_dropout.default,
     aten.lift_fresh_copy.default,
     aten.to.device,

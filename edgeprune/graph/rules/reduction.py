@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 
@@ -74,21 +73,47 @@ def additive(
     aten.var.dim,
     aten.std.correction,
     aten.std.dim,
-    aten.linalg_vector_norm.default,
 )
-def selective(t: Trace, x: Value, *args: object, **kwargs: object) -> Value:
+def selective(
+    t: Trace,
+    x: Value,
+    dim: int | Sequence[int] | None = None,
+    *args: object,
+    **kwargs: object,
+) -> Value:
     """A statistic that a removed position would change: the axis stays or goes as a whole.
 
     x (2, 4, 16), amax over dim 2 with labels (head, dim): whole heads stay removable.
     """
-    is_norm = t.target is aten.linalg_vector_norm.default
-    rest = args[1:] if is_norm else args
-    dim = cast("int | Sequence[int] | None", kwargs.get("dim", rest[0] if rest else None))
-    keep = len(t.shape) == len(x.shape)
+    why = "a statistic is taken over this axis"
     dims = _dims(dim, len(x.shape))
+    passing = []
     for layer in x.layers:
-        t.tie(layer, dims, "a statistic is taken over this axis")
-    return t.settle(_reduced(x, list(x.layers), dims, keep))
+        if set(varying(layer)) <= set(dims):
+            t.labels.pin(layer, t.cause(why))
+        else:
+            t.tie(layer, dims, why)
+            passing.append(layer)
+    return t.settle(_reduced(x, passing, dims, len(t.shape) == len(x.shape)))
+
+
+@rule(aten.linalg_vector_norm.default)
+def vector_norm(
+    t: Trace,
+    x: Value,
+    order: float = 2,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    **kwargs: object,
+) -> Value:
+    """A removed position adds nothing to a norm of positive order: it is summed like `additive`.
+
+    x (2, 3), [3, 4, 12], order 2 over dim 1 -> 13; without position 2 -> 5, as if it were 0.
+    Orders of 0 and below are statistics like amin.
+    """
+    if order > 0:
+        return additive(t, x, dim, keepdim)
+    return selective(t, x, dim)
 
 
 @rule(
