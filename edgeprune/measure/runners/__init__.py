@@ -1,0 +1,1 @@
+"""Where a measurement can run; one file a transport, named after it."""

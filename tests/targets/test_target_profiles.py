@@ -1,0 +1,172 @@
+"""Target profiles: what ships, what a file may say, what each mistake is told."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from edgeprune.errors import EnvironmentFailed, UsageError
+from edgeprune.targets import (
+    Target,
+    available_cores,
+    load_target,
+    override,
+    target_names,
+)
+
+
+def _file(folder: Path, text: str) -> Path:
+    path = folder / "board.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_every_shipped_target_loads(name: str) -> None:
+    """A shipped profile is valid, named as its file, and names its sources unless generic."""
+    target = load_target(name)
+
+    assert target.name == name
+    assert target.status == "generic" or target.sources
+
+
+def test_local_is_one_thread_one_sample_on_the_cpu() -> None:
+    """`local` runs one sample on one thread of the CPU provider, with widths in sixteens."""
+    local = load_target("local")
+
+    assert (local.runtime.threads, local.runtime.batch) == (1, 1)
+    assert local.runtime.ep == "CPUExecutionProvider"
+    assert (local.pruning.channel_multiple, local.pruning.depthwise_multiple) == (16, 4)
+    assert (local.status, local.device.transport) == ("generic", "local")
+
+
+def test_a_shipped_profile_is_found_as_package_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed `edgeprune/_targets` is read before the checkout's `targets/`."""
+    (tmp_path / "_targets").mkdir()
+    (tmp_path / "_targets" / "board.toml").write_text('status = "generic"', encoding="utf-8")
+    monkeypatch.setattr("edgeprune.targets.resources.files", lambda package: tmp_path)
+
+    assert target_names() == ("board",)
+    assert load_target("board").name == "board"
+
+
+def test_a_path_is_read_where_it_lies(tmp_path: Path) -> None:
+    """A `.toml` path is a target too, named after its file, with defaults for what is absent."""
+    target = load_target(_file(tmp_path, 'status = "generic"\n[runtime]\nbatch = 4\n'))
+
+    assert (target.name, target.runtime.batch, target.runtime.threads) == ("board", 4, 1)
+
+
+def test_session_options_are_sorted_pairs(tmp_path: Path) -> None:
+    """The same table of session options gives the same frozen pairs, in whichever order."""
+    text = 'status = "generic"\n[runtime.session_options]\n"b" = "1"\n"a" = "0"\n'
+
+    assert load_target(_file(tmp_path, text)).runtime.session_options == (("a", "0"), ("b", "1"))
+
+
+def test_a_target_is_frozen_and_hashable() -> None:
+    """A target cannot be changed, and equal targets hash alike."""
+    local = load_target("local")
+
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        local.name = "other"  # type: ignore[misc]
+    assert hash(local) == hash(load_target("local"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('status = "generic"\n[runtime]\nthread = 1', "at runtime.thread: expected one of the"),
+        ('status = "generic"\n[runtime]\nthread = 1', "Did you mean 'threads'?"),
+        ('status = "generic"\n[prunning]\nx = 1', "Did you mean 'pruning'?"),
+        ("[runtime]\nthreads = 1", "at status: expected a value, got none"),
+        ('status = "guess"', "at status: expected 'measured', 'emulated', 'facts' or 'generic'"),
+        ('status = "facts"', "expected `sources` (where its facts come from) beside status"),
+        ('status = "generic"\n[runtime]\nthreads = 0', "expected a value greater than 0, got 0"),
+        ('status = "generic"\n[budget]\np50_ms = "8"', None),
+        ("status = ", "expected TOML, got: Invalid value (at end of document)"),
+    ],
+)
+def test_each_mistake_names_its_key_and_the_remedy(
+    tmp_path: Path, text: str, expected: str | None
+) -> None:
+    """A bad file is a UsageError that names file and key, or it is read as TOML allows."""
+    path = _file(tmp_path, text)
+
+    if expected is None:
+        assert load_target(path).budget.p50_ms == 8.0
+        return
+    with pytest.raises(UsageError) as caught:
+        load_target(path)
+    assert expected in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    """A misspelt name is answered with the nearest shipped one."""
+    with pytest.raises(UsageError, match=r"got 'locl'\. Did you mean 'local'\?"):
+        load_target("locl")
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
+    """A path that is not there is named, with the system's reason."""
+    with pytest.raises(UsageError, match=r"nowhere\.toml: .* got No such file or directory"):
+        load_target(tmp_path / "nowhere.toml")
+
+
+def test_more_threads_than_cores_is_refused_here(tmp_path: Path) -> None:
+    """A local target with more threads than cores fails as environment, from file or override."""
+    cores = available_cores()
+    path = _file(tmp_path, f'status = "generic"\n[runtime]\nthreads = {cores + 1}\n')
+
+    with pytest.raises(EnvironmentFailed, match=f"expected at most {cores} .*, got {cores + 1}"):
+        load_target(path)
+    with pytest.raises(EnvironmentFailed, match="at runtime.threads"):
+        override(load_target("local"), threads=cores + 1)
+
+
+def test_facts_about_a_board_with_more_cores_can_be_read_here(tmp_path: Path) -> None:
+    """A profile of facts is never run here, so its threads are not held against this machine."""
+    text = 'status = "facts"\nsources = ["its data sheet"]\n[runtime]\nthreads = 4096\n'
+
+    assert load_target(_file(tmp_path, text)).runtime.threads == 4096
+
+
+def test_override_changes_only_what_is_given() -> None:
+    """None keeps the target's own threads and batch; the original is untouched."""
+    local = load_target("local")
+    changed = override(local, batch=8)
+
+    assert (changed.runtime.threads, changed.runtime.batch) == (1, 8)
+    assert override(local) == local
+    assert local.runtime.batch == 1
+
+
+def test_cores_are_those_of_this_process() -> None:
+    """Cores are counted as the scheduler allows them, not as the machine has them."""
+    assert available_cores() == len(os.sched_getaffinity(0))
+
+
+def test_dumped_target_reads_back_as_itself() -> None:
+    """A target survives the way through JSON, pairs included."""
+    local = load_target("local")
+
+    assert Target.model_validate_json(local.model_dump_json()) == local
+
+
+def test_every_key_of_the_shipped_file_is_known() -> None:
+    """The checkout's own local.toml holds no key that the model drops."""
+    path = Path(__file__).resolve().parents[2] / "targets" / "local.toml"
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    dumped = load_target(path).model_dump()
+
+    for section, keys in table.items():
+        if isinstance(keys, dict):
+            assert {key: dumped[section][key] for key in keys} == keys
