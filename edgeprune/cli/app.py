@@ -1,0 +1,48 @@
+"""The program `edgeprune`: its commands, and what holds for all of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgeprune import __version__
+from edgeprune.cli.inspect_command import inspect_command
+from edgeprune.cli.prune_command import prune_command
+from edgeprune.cli.run_command import run_command
+
+app = typer.Typer(
+    name="edgeprune",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 passed, 1 a gate failed, 2 usage, recipe, data or user code, "
+    "3 inconclusive, 4 model not supported, 5 environment, 70 internal error, 130 interrupted.",
+)
+app.command("run")(run_command)
+app.command("inspect")(inspect_command)
+app.command("prune")(prune_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgeprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Prune a trained PyTorch model to a device budget, prove it, and judge the ONNX build."""
+
+
+def main() -> None:
+    """Run the program; leaves through SystemExit."""
+    app()

@@ -1,0 +1,1 @@
+"""TOML to a frozen Recipe; the user's model and data, loaded and checked."""

@@ -1,0 +1,118 @@
+"""The user's model: from a factory or torchvision, with weights and example inputs."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edgeprune.errors import EnvironmentFailed, UsageError, UserCodeError
+from edgeprune.recipe.example import example_inputs
+from edgeprune.recipe.factory import call_user, load_factory, parse_factory
+from edgeprune.recipe.inputs import InputSpec, parse_inputs
+from edgeprune.recipe.weights import load_weights_
+
+_ZOO = "torchvision"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model in eval mode with one example of its inputs, batch first, and a name for people."""
+
+    module: nn.Module
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
+    name: str
+
+
+def load_model(
+    spec: str,
+    *,
+    weights: Path | str | None = None,
+    input: str | None = None,  # noqa: A002 (the recipe's and the command line's word)
+    base_dir: Path | None = None,
+    seed: int = 0,
+) -> LoadedModel:
+    """Load `file.py:function`, `package.module:function` or `torchvision:NAME`.
+
+    weights: a file relative to `base_dir` (default: the current directory). input: shapes such as
+    `2x3x224x224`, see `parse_inputs`; it wins over the factory's own example. Values are made from
+    `seed`. Raises UsageError, UserCodeError or EnvironmentFailed (torchvision is not installed).
+    """
+    base_dir = base_dir or Path.cwd()
+    specs = None if input is None else parse_inputs(input)
+    place, _, name = spec.partition(":")
+    if place == _ZOO:
+        module, known = _from_zoo(name, seed)
+        args: tuple[object, ...] = example_inputs(specs or known, seed)
+        kwargs: Mapping[str, object] = {}
+    else:
+        module, args, kwargs, name = _from_factory(spec, base_dir, specs, seed)
+    if weights is not None:
+        load_weights_(module, base_dir / weights)
+    return LoadedModel(module=module.eval(), args=args, kwargs=kwargs, name=name)
+
+
+def _from_zoo(name: str, seed: int) -> tuple[nn.Module, tuple[InputSpec, ...]]:
+    if importlib.util.find_spec(_ZOO) is None:
+        raise EnvironmentFailed(
+            f"loading the model at {_ZOO}:{name}: expected the package {_ZOO}, got none. "
+            f"Install it with: pip install {_ZOO}",
+            where=_ZOO,
+        )
+    # Not at the top: most models do not come from torchvision, and it need not be installed.
+    from edgeprune.recipe.zoo import torchvision_model
+
+    return torchvision_model(name, seed)
+
+
+def _from_factory(
+    spec: str, base_dir: Path, specs: tuple[InputSpec, ...] | None, seed: int
+) -> tuple[nn.Module, tuple[object, ...], Mapping[str, object], str]:
+    factory = parse_factory(spec)
+    function = load_factory(factory, base_dir)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # random weights of a factory that loads none are the same each run
+        made = call_user(function, "making the model", spec)
+    args: tuple[object, ...] | None = None
+    kwargs: Mapping[str, object] = {}
+    if isinstance(made, tuple) and len(made) == 3:
+        made, args, kwargs = _as_example(made, spec)
+    if not isinstance(made, nn.Module):
+        raise UserCodeError(
+            f"making the model at {spec}: expected an nn.Module or (module, args, kwargs), got "
+            f"{type(made).__name__}. Return one of these.",
+            where=spec,
+        )
+    if specs is not None:
+        args, kwargs = example_inputs(specs, seed), {}
+    if args is None:
+        raise UsageError(
+            f"making the model at {spec}: expected an example input, got a module alone. Return "
+            f"(module, args, kwargs), or give its shape: --input 2x3x224x224 or [model] input.",
+            where=spec,
+        )
+    name = Path(factory.place).stem if factory.is_file else factory.place.rpartition(".")[2]
+    return made, args, kwargs, f"{type(made).__name__} ({name}:{factory.function})"
+
+
+def _as_example(
+    made: tuple[object, ...], spec: str
+) -> tuple[object, tuple[object, ...], Mapping[str, object]]:
+    module, args, kwargs = made
+    if isinstance(args, torch.Tensor):
+        args = (args,)
+    if kwargs is None:
+        kwargs = {}
+    if not isinstance(args, tuple | list) or not isinstance(kwargs, Mapping):
+        raise UserCodeError(
+            f"making the model at {spec}: expected (module, args tuple, kwargs dict), got "
+            f"({type(module).__name__}, {type(args).__name__}, {type(kwargs).__name__}). "
+            f"Return the example as a tuple of tensors and a dict.",
+            where=spec,
+        )
+    return module, tuple(args), {str(name): value for name, value in kwargs.items()}

@@ -1,0 +1,1 @@
+"""What a run leaves behind: bundle, manifest, report, JUnit, GitHub summary. No torch."""

@@ -1,0 +1,82 @@
+"""The report as GitHub-flavoured Markdown, for a job summary or a pull request."""
+
+from __future__ import annotations
+
+import re
+
+from edgeprune.release.formats import report_format
+from edgeprune.release.report import Report
+from edgeprune.release.wording import (
+    OUTCOME_WORDS,
+    comparison,
+    figure,
+    headline,
+    percent,
+    quantity,
+    sentence_of_outcome,
+    span,
+)
+
+_MARKS = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
+
+
+@report_format("summary", file="summary.md")
+def summary(report: Report) -> str:
+    """Verdict first, then gates, key figures and rounds."""
+    title = f"{_MARKS[report.outcome]} edgeprune: {OUTCOME_WORDS[report.outcome]}"
+    blocks = [
+        f"## {title}",
+        f"{_escape(sentence_of_outcome(report))} {_escape(_capital(headline(report)))}.",
+        _table(
+            ("Gate", "Outcome", "Observed", "Limit", "Why"),
+            [
+                (
+                    verdict.gate,
+                    f"{_MARKS[verdict.outcome]} {verdict.outcome}",
+                    f"{quantity(verdict.observed, verdict.unit)} "
+                    f"{span(verdict.interval, verdict.unit)}",
+                    quantity(verdict.limit, verdict.unit),
+                    verdict.why,
+                )
+                for verdict in report.verdicts
+            ],
+        ),
+        _table(("", "Dense", "Pruned", "Change"), list(comparison(report.dense, report.pruned))),
+        _table(
+            ("Round", "Kept", "Removed", "Recovered", "Proof error", "Accepted"),
+            [
+                (
+                    str(row.round),
+                    percent(row.keep_fraction, 0),
+                    percent(row.accuracy.removed),
+                    percent(row.accuracy.recovered),
+                    "-" if row.proof is None else figure(row.proof.error, 2),
+                    "yes" if row.accepted else "no",
+                )
+                for row in report.rounds
+            ],
+        ),
+    ]
+    environment = ", ".join(f"{key} {value}" for key, value in report.environment.items())
+    if environment:
+        blocks.append(f"<sub>{_escape(environment)}</sub>")
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table, or nothing without rows."""
+    if not rows:
+        return ""
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += ["| " + " | ".join(_escape(cell) for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,315 @@
+"""Loading a model: factories, torchvision, weights, errors."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import textwrap
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from edgeprune.errors import EnvironmentFailed, UsageError, UserCodeError
+from edgeprune.recipe.model import load_model
+from edgeprune.recipe.zoo import fill_zero_weights_
+
+FACTORIES = """
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+            self.b = nn.Linear(3, 2)
+
+        def forward(self, x, scale=None):
+            y = self.b(self.a(x))
+            return y if scale is None else y * scale
+
+    def build():
+        return Net()
+
+    def with_example():
+        return Net(), (torch.ones(2, 4),), {"scale": torch.full((1,), 3.0)}
+
+    def with_one_tensor():
+        return Net(), torch.ones(2, 4), None
+
+    def number():
+        return 3
+
+    def bad_example():
+        return Net(), 3, {}
+
+    def broken():
+        return Net(1)
+
+    class Nested:
+        @staticmethod
+        def build():
+            return Net()
+
+    constant = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with model.py in it."""
+    (tmp_path / "model.py").write_text(textwrap.dedent(FACTORIES))
+    return tmp_path
+
+
+def test_a_module_alone_takes_the_inputs_that_are_described(folder):
+    """A factory that returns a module is given example tensors of the described shape."""
+    loaded = load_model("model.py:build", input="5x4", base_dir=folder)
+
+    assert loaded.args[0].shape == (5, 4)
+    assert loaded.module(*loaded.args).shape == (5, 2)
+    assert not loaded.module.training
+    assert loaded.name == "Net (model:build)"
+
+
+def test_an_example_of_the_factory_is_kept(folder):
+    """(module, args, kwargs) is handed on as it is, and a single tensor counts as the args."""
+    loaded = load_model("model.py:with_example", base_dir=folder)
+    single = load_model("model.py:with_one_tensor", base_dir=folder)
+
+    assert torch.equal(loaded.args[0], torch.ones(2, 4))
+    assert float(loaded.kwargs["scale"]) == 3.0
+    assert torch.equal(single.args[0], torch.ones(2, 4))
+
+
+def test_a_described_input_wins_over_the_factorys_example(folder):
+    """With --input the factory's own example, keywords included, is not used; batch 1 is fine."""
+    loaded = load_model("model.py:with_example", input="1x4", base_dir=folder)
+
+    assert loaded.args[0].shape == (1, 4)
+    assert loaded.kwargs == {}
+
+
+def test_random_weights_are_the_same_each_time(folder):
+    """Two loads of a factory without weights give equal parameters."""
+    one = load_model("model.py:build", input="2x4", base_dir=folder).module
+    two = load_model("model.py:Nested.build", input="2x4", base_dir=folder).module
+
+    assert torch.equal(one.a.weight, two.a.weight)
+
+
+def test_a_module_path_works_as_a_file_does(folder, monkeypatch):
+    """package.module:function is imported by name."""
+    (folder / "elsewhere_net.py").write_text((folder / "model.py").read_text())
+    monkeypatch.syspath_prepend(str(folder))
+
+    assert load_model("elsewhere_net:build", input="2x4").name == "Net (elsewhere_net:build)"
+
+
+def test_a_factory_may_import_its_neighbour(folder, monkeypatch):
+    """A file beside the factory's can be imported by it, as when the file is run."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (folder / "neighbour_layers.py").write_text("WIDTH = 7\n")
+    (folder / "uses.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    from neighbour_layers import WIDTH\n"
+        "    return nn.Linear(4, WIDTH)\n"
+    )
+
+    assert load_model("uses.py:build", input="2x4", base_dir=folder).module.out_features == 7
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights_are_loaded_by_key(folder, suffix):
+    """Every parameter equals the file's, in both formats."""
+    torch.manual_seed(9)
+    state = {
+        "a.weight": torch.randn(3, 4),
+        "a.bias": torch.randn(3),
+        "b.weight": torch.randn(2, 3),
+        "b.bias": torch.randn(2),
+    }
+    path = folder / f"weights{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(state, path)
+    module = load_model("model.py:build", weights=path.name, input="2x4", base_dir=folder).module
+
+    assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
+
+
+def test_mismatched_weights_list_every_kind_of_fault(folder):
+    """Missing, unexpected and wrongly shaped keys are each listed, long lists shortened."""
+    state = {f"extra{i}": torch.zeros(1) for i in range(8)}
+    state |= {
+        "a.weight": torch.zeros(4, 4),
+        "a.bias": torch.zeros(3),
+        "b.weight": torch.zeros(2, 3),
+    }
+    save_file(state, folder / "w.safetensors")
+
+    with pytest.raises(UsageError) as caught:
+        load_model("model.py:build", weights="w.safetensors", input="2x4", base_dir=folder)
+
+    message = str(caught.value)
+    assert "1 missing: b.bias" in message
+    assert "8 unexpected: extra0, extra1, extra2, extra3, extra4 and 3 more" in message
+    assert "1 of another shape: a.weight (4, 4) for (3, 4)" in message
+
+
+def test_a_tied_weight_need_not_be_stored_twice(folder):
+    """A key that is the same memory as a stored one may be absent; an untied one may not."""
+    (folder / "tied.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))\n"
+        "    net[1].weight = net[0].weight\n"
+        "    return net\n"
+    )
+    state = {"0.weight": torch.arange(9.0).reshape(3, 3)}
+    save_file(state, folder / "tied.safetensors")
+    module = load_model(
+        "tied.py:build", weights="tied.safetensors", input="2x3", base_dir=folder
+    ).module
+
+    assert torch.equal(module[1].weight, state["0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (
+            {"state_dict": {"a.weight": torch.zeros(1)}, "epoch": 3},
+            "state_dict (dict), epoch (int)",
+        ),
+        ([torch.zeros(1)], "got list"),
+    ],
+)
+def test_a_checkpoint_is_not_taken_for_a_state_dict(folder, content, part):
+    """A file that holds more than tensors by key says what it holds."""
+    torch.save(content, folder / "checkpoint.pt")
+
+    with pytest.raises(UsageError, match="expected a state dict") as caught:
+        load_model("model.py:build", weights="checkpoint.pt", input="2x4", base_dir=folder)
+
+    assert part in str(caught.value)
+
+
+def test_a_pickle_that_runs_code_is_refused(folder, capfd):
+    """A weights file whose unpickling would call a function is refused, and nothing is called."""
+
+    class Hostile:
+        def __reduce__(self):
+            return print, ("code from a weights file has run",)
+
+    torch.save({"a.weight": Hostile()}, folder / "hostile.pt")
+
+    with pytest.raises(UsageError, match="expected a state dict of tensors only"):
+        load_model("model.py:build", weights="hostile.pt", input="2x4", base_dir=folder)
+
+    assert "has run" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["junk.safetensors", "junk.pt", "gone.pt"])
+def test_an_unreadable_weights_file_is_named(folder, name):
+    """Junk and absence are reported with the file's path."""
+    (folder / "junk.safetensors").write_bytes(b"junk")
+    (folder / "junk.pt").write_bytes(b"junk")
+
+    with pytest.raises(UsageError, match=name):
+        load_model("model.py:build", weights=name, input="2x4", base_dir=folder)
+
+
+@pytest.mark.parametrize(
+    ("spec", "parts"),
+    [
+        ("model.py:biuld", ["no", "'biuld'", "Did you mean 'build'?"]),
+        ("gone.py:build", ["a Python file", "gone.py"]),
+        ("model.py", ["path/to/file.py:function"]),
+        ("no_such_package_at_all:build", ["a module 'no_such_package_at_all'", "got none"]),
+        ("model.py:constant", ["a function", "int"]),
+        ("model.py:build", ["an example input", "--input"]),
+        ("torchvision:resnet19", ["resnet19", "resnet18"]),
+        ("torchvision:fasterrcnn_resnet50_fpn", ["takes a list of images"]),
+    ],
+)
+def test_a_wrong_name_is_explained(folder, spec, parts):
+    """Each way to name a model wrongly is a UsageError that says what would be right."""
+    with pytest.raises(UsageError) as caught:
+        load_model(spec, base_dir=folder)
+
+    assert [part for part in parts if part not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "parts"),
+    [
+        ("model.py:number", ["an nn.Module", "got int"]),
+        ("model.py:bad_example", ["args tuple", "int"]),
+        ("model.py:broken", ["TypeError", "model.py:"]),
+    ],
+)
+def test_user_code_that_fails_is_the_users(folder, spec, parts):
+    """What a factory raises or wrongly returns is a UserCodeError that names it."""
+    with pytest.raises(UserCodeError) as caught:
+        load_model(spec, input="2x4", base_dir=folder)
+
+    assert [part for part in parts if part not in str(caught.value)] == []
+
+
+def test_the_users_traceback_is_kept(folder):
+    """The original error is the cause, and its line in the user's file is in the message."""
+    with pytest.raises(UserCodeError) as caught:
+        load_model("model.py:broken", input="2x4", base_dir=folder)
+
+    lines = (folder / "model.py").read_text().splitlines()
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert caught.value.where == f"model.py:{lines.index('    return Net(1)') + 1}"
+
+
+def test_a_file_that_raises_on_import_is_the_users(folder):
+    """An error at the file's top level is reported with its line, and no half module stays."""
+    (folder / "raises.py").write_text("x = 1\ny = x / 0\n")
+    before = set(sys.modules)
+
+    with pytest.raises(UserCodeError, match="raises.py:2") as caught:
+        load_model("raises.py:build", input="2x4", base_dir=folder)
+
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert not any("raises" in name for name in set(sys.modules) - before)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("squeezenet1_1", (2, 3, 224, 224)), ("lraspp_mobilenet_v3_large", (2, 3, 128, 128))],
+)
+def test_torchvision_knows_its_inputs(name, shape):
+    """A torchvision model comes with an input of the size it was made for, and runs on it."""
+    loaded = load_model(f"torchvision:{name}")
+
+    assert loaded.name == name
+    assert loaded.args[0].shape == shape
+    with torch.no_grad():
+        loaded.module(loaded.args[0][:1])
+
+
+def test_a_torchvision_head_is_not_left_at_zero():
+    """The head of a vision transformer starts as zeros, and gets values; nothing else changes."""
+    module = torchvision.models.VisionTransformer(32, 16, 1, 2, 8, 8, num_classes=3)
+    before = {name: value.clone() for name, value in module.named_parameters()}
+    fill_zero_weights_(module)
+    changed = [n for n, value in module.named_parameters() if not torch.equal(value, before[n])]
+
+    assert not before["heads.head.weight"].any()
+    assert "heads.head.weight" in changed
+    assert all(not before[name].any() for name in changed)
+
+
+def test_torchvision_missing_is_an_environment_error(monkeypatch):
+    """Without torchvision the error says how to install it and exits with 5."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    with pytest.raises(EnvironmentFailed, match="pip install torchvision") as caught:
+        load_model("torchvision:resnet18")
+
+    assert caught.value.exit_code == 5
