@@ -64,9 +64,9 @@ def prune_command(
     with session(json=json, quiet=quiet, verbose=verbose) as current:
         import time
 
-        from edgeprune.cli.one_shot import OneShot, deliver, report_of
         from edgeprune.cli.progress import terminal_progress
         from edgeprune.cli.tables import figures_table, gates_table
+        from edgeprune.pipeline.one_shot import OneShot, deliver, report_of
         from edgeprune.recipe.model import load_model
         from edgeprune.release.bundle import check_destination
         from edgeprune.release.wording import headline, proof_sentences

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import fx
 from torch._ops import OpOverload
+from torch.fx.node import Argument
 
 from edgeprune.errors import InternalError
 from edgeprune.graph.rules.movement import padded_positions
@@ -199,8 +200,19 @@ def pad(op: Operation, node: fx.Node) -> None:
 @rewrite(aten.repeat_interleave.self_int)
 def repeat_interleave(op: Operation, node: fx.Node) -> None:
     """repeat_interleave(x, 2, 1, output_size=16) with 5 of 8 kept -> output_size=10."""
-    if node.kwargs.get("output_size") is not None:
-        node.update_kwarg("output_size", None)
+    if isinstance(node.kwargs.get("output_size"), int):
+        dim = node.args[2] if len(node.args) > 2 else 0
+        node.update_kwarg("output_size", op.shape_after(node)[_integer(dim or 0)])
+
+
+@rewrite(aten.unfold.default)
+def windows(op: Operation, node: fx.Node) -> None:
+    """unfold(x, 1, 4, 4) of 8 positions, half of each window kept -> unfold(x, 1, 2, 2)."""
+    source = op.before(node.args[0])
+    dim = _integer(node.args[1]) % len(source.shape)
+    if dim in op.survivors.along(source):
+        size = op.shape_after(node)[-1]
+        node.args = (node.args[0], dim, size, size)
 
 
 @rewrite(aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims)
@@ -276,7 +288,7 @@ def _changed(op: Operation, node: fx.Node) -> set[int]:
     return set(op.survivors.along(source)) | set(op.survivors.along(result))
 
 
-def _share(op: Operation, node: fx.Node, written: object, channel: int) -> object:
+def _share(op: Operation, node: fx.Node, written: Argument, channel: int) -> Argument:
     """The number of groups that stays: 8 groups of 16 channels, 6 channels kept -> 3."""
     source = op.before(node.args[0])
     after = op.survivors.shape(source)[channel]

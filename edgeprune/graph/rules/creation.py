@@ -35,7 +35,7 @@ def filled(t: Trace, size: Sequence[int], *args: object, **kwargs: object) -> Va
     aten.new_zeros.default,
 )
 def filled_as(t: Trace, x: Value, size: Sequence[int], *args: object, **kwargs: object) -> Value:
-    """As `filled`; x gives dtype and device only."""
+    """As `filled`; x gives dtype and device only: new_zeros(x, (2, 8)) has labels of its own."""
     return _created(t, size, 1)
 
 

@@ -50,5 +50,8 @@ def matmul(t: Trace, left: Value, right: Value, operand: int = 0) -> Value:
 
 @rule(aten.addmm.default, aten.baddbmm.default)
 def addmm(t: Trace, bias: Value, left: Value, right: Value, **kwargs: object) -> Value:
-    """bias + left @ right: the product, then it meets the bias."""
+    """bias + left @ right: the product, then it meets the bias.
+
+    bias (6,), left (2, 8), right (8, 6): bias[3] and right[:, 3] are one unit.
+    """
     return t.meet(matmul(t, left, right, operand=1), bias)

@@ -215,20 +215,11 @@ def expand(t: Trace, x: Value, size: Sequence[int], **kwargs: object) -> Value:
 
 @rule(aten.expand_as.default)
 def expand_as(t: Trace, x: Value, other: Value) -> Value:
-    """The new positions are those of `other`, whose size x follows at run time.
+    """The new positions are those of `other`, whose size x follows at run time; the rest meets.
 
-    x (2, 1, 8) as other (2, 4, 8): dim 1 carries other's labels of dim 1, dim 2 keeps x's.
+    x (2, 1, 8) as other (2, 4, 8): dim 1 carries other's labels, x's and other's of dim 2 join.
     """
-    missing = len(other.shape) - len(x.shape)
-    old = (1,) * missing + x.shape
-    layers = [layer.reshape((1,) * missing + tuple(layer.shape)) for layer in x.layers]
-    for layer in other.layers:
-        dims = varying(layer)
-        if all(old[dim] == 1 for dim in dims):
-            layers.append(layer)
-        elif any(old[dim] == 1 for dim in dims):
-            t.labels.pin(layer, t.cause("only a part of its axes is expanded"))
-    return Value(other.shape, tuple(layers))
+    return t.meet(x, other, reason="takes the shape of a value that cannot shrink with it")
 
 
 def _is_symbolic(written: object, dim: int) -> bool:

@@ -11,7 +11,52 @@ from edgeprune.graph.trace import Trace
 aten = torch.ops.aten
 
 
+# Element by element, although torch does not tag them so: other names of tagged ones, mostly.
+_UNTAGGED = (
+    aten.absolute.default,
+    aten.arccos.default,
+    aten.arccosh.default,
+    aten.arcsin.default,
+    aten.arcsinh.default,
+    aten.arctan.default,
+    aten.arctan2.default,
+    aten.arctanh.default,
+    aten.divide.Scalar,
+    aten.divide.Scalar_mode,
+    aten.divide.Tensor,
+    aten.divide.Tensor_mode,
+    aten.fix.default,
+    aten.floor_divide.Scalar,
+    aten.floor_divide.default,
+    aten.greater.Scalar,
+    aten.greater.Tensor,
+    aten.greater_equal.Scalar,
+    aten.greater_equal.Tensor,
+    aten.less.Scalar,
+    aten.less.Tensor,
+    aten.less_equal.Scalar,
+    aten.less_equal.Tensor,
+    aten.masked_fill.Tensor,
+    aten.multiply.Scalar,
+    aten.multiply.Tensor,
+    aten.negative.default,
+    aten.not_equal.Scalar,
+    aten.not_equal.Tensor,
+    aten.rsub.Tensor,
+    aten.special_erf.default,
+    aten.special_exp2.default,
+    aten.special_expit.default,
+    aten.special_log1p.default,
+    aten.subtract.Scalar,
+    aten.subtract.Tensor,
+    aten.where.Scalar,
+    aten.where.ScalarOther,
+    aten.where.ScalarSelf,
+)
+
+
 @rule(
+    *_UNTAGGED,
     aten.add.Tensor,
     aten.copy_.default,
     aten.fill_.Scalar,
@@ -59,6 +104,8 @@ def prelu(t: Trace, x: Value, weight: Value) -> Value:
     aten.to.device,
     aten.to.dtype,
     aten.to.dtype_layout,
+    aten.to.other,
+    aten.type_as.default,
     aten._to_copy.default,
     aten.zeros_like.default,
     aten.ones_like.default,
@@ -68,6 +115,6 @@ def prelu(t: Trace, x: Value, weight: Value) -> Value:
 def same_shape(t: Trace, x: Value, *args: object, **kwargs: object) -> Value:
     """The result has x's positions, whatever its values or dtype.
 
-    `zeros_like(x)` takes its size from x at run time, so it shrinks with x.
+    zeros_like of x (2, 8) takes its size from x at run time: with 5 of 8 kept it is (2, 5).
     """
     return x

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from edgeprune.graph.labels import Value
+from edgeprune.graph.labels import Value, varying
+from edgeprune.graph.observe import TensorFact
 from edgeprune.graph.registry import rule
 from edgeprune.graph.trace import Trace
 
@@ -15,6 +18,8 @@ _ONE = (
     aten.avg_pool1d.default,
     aten.max_pool1d.default,
     aten.adaptive_avg_pool1d.default,
+    aten.adaptive_max_pool1d.default,
+    aten.max_pool1d_with_indices.default,
     aten.upsample_nearest1d.vec,
     aten.upsample_linear1d.vec,
 )
@@ -22,14 +27,20 @@ _TWO = (
     aten.avg_pool2d.default,
     aten.max_pool2d.default,
     aten.adaptive_avg_pool2d.default,
+    aten.adaptive_max_pool2d.default,
+    aten.max_pool2d_with_indices.default,
     aten.upsample_nearest2d.vec,
     aten.upsample_bilinear2d.vec,
     aten.upsample_bicubic2d.vec,
+    aten._upsample_bilinear2d_aa.vec,
+    aten._upsample_bicubic2d_aa.vec,
 )
 _THREE = (
     aten.avg_pool3d.default,
     aten.max_pool3d.default,
     aten.adaptive_avg_pool3d.default,
+    aten.adaptive_max_pool3d.default,
+    aten.max_pool3d_with_indices.default,
     aten.upsample_nearest3d.vec,
     aten.upsample_trilinear3d.vec,
 )
@@ -37,18 +48,56 @@ _COUNT = {op: n for n, ops in ((1, _ONE), (2, _TWO), (3, _THREE)) for op in ops}
 
 
 @rule(*_COUNT)
-def window(t: Trace, x: Value, *args: object, **kwargs: object) -> Value:
+def window(t: Trace, x: Value, *args: object, **kwargs: object) -> Value | tuple[Value, ...]:
     """Channels pass; positions along the sliding dims are mixed, so they are tied.
 
-    x (2, 8, 28, 28) pooled to (2, 8, 14, 14): channel 3 stays channel 3.
+    x (2, 8, 28, 28) pooled to (2, 8, 14, 14): channel 3 stays channel 3. A maximum may come with
+    the places it was found at, channel by channel as well.
     """
-    count = _COUNT[t.target]
-    shape = t.shape
-    dims = tuple(range(len(shape) - count, len(shape)))
+    layers = _channels(t, x, _COUNT[t.target])
+    fact = t.facts[t.node.name]
+    if isinstance(fact, tuple):
+        shapes = [member.shape for member in fact if isinstance(member, TensorFact)]
+        return tuple(Value(shape, layers) for shape in shapes)
+    return Value(t.shape, layers)
+
+
+@rule(aten.grid_sampler.default)
+def sampler(t: Trace, x: Value, grid: Value, *args: object) -> Value:
+    """Each channel is read at the places that `grid` names; the grid's own positions stay.
+
+    x (2, 8, 7, 7), grid (2, 5, 5, 2) -> (2, 8, 5, 5): channel 3 stays channel 3.
+    """
+    t.pin(grid, "its positions are places to read at")
+    return Value(t.shape, _channels(t, x, len(x.shape) - 2))
+
+
+@rule(aten.im2col.default)
+def patches(t: Trace, x: Value, kernel: Sequence[int], *args: object) -> Value:
+    """Every channel becomes as many as the kernel has positions.
+
+    x (2, 4, 7, 7), kernel (3, 3) -> (2, 36, 25): positions 18-26 are channel 2.
+    """
+    layers = _channels(t, x, 2)
+    count = kernel[0] * kernel[1]
+    return Value(t.shape, tuple(_flat(layer).repeat_interleave(count, -2) for layer in layers))
+
+
+def _flat(layer: torch.Tensor) -> torch.Tensor:
+    return layer.reshape(*layer.shape[:-2], 1)
+
+
+def _channels(t: Trace, x: Value, count: int) -> tuple[torch.Tensor, ...]:
+    """Layers with the last `count` dims at size 1; what varies along these only stays."""
+    dims = tuple(range(len(x.shape) - count, len(x.shape)))
+    why = "a window slides over this axis"
     layers = []
     for layer in x.layers:
-        t.tie(layer, dims, "a window slides over this axis")
+        if set(varying(layer)) <= set(dims):
+            t.labels.pin(layer, t.cause(why))
+            continue
+        t.tie(layer, dims, why)
         for dim in dims:
             layer = layer.narrow(dim, 0, 1)
         layers.append(layer)
-    return t.settle(Value(shape, tuple(layers)))
+    return tuple(layers)

@@ -1,0 +1,1 @@
+"""From a captured model to an ONNX file that has been checked."""

@@ -1,0 +1,1 @@
+"""The order of the stages: from a recipe to a judged bundle, and a model back from one."""

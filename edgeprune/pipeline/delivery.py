@@ -1,0 +1,102 @@
+"""Write what is delivered: two ONNX files, the plan, the model as data, the parity record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import edgeprune
+from edgeprune.errors import ModelNotSupported
+from edgeprune.exporting.agreement import torch_outputs
+from edgeprune.exporting.onnx import Artifact, export
+from edgeprune.gates.parity import ParityRecord, write_parity
+from edgeprune.graph.capture import Captured
+from edgeprune.graph.inputs import Inputs
+from edgeprune.pipeline.load import save
+from edgeprune.pipeline.preparation import Job
+from edgeprune.pipeline.progress import Progress
+from edgeprune.pipeline.rounds import Pruning
+from edgeprune.recipe.data import Split, to_numpy
+from edgeprune.recipe.evaluate import to_inputs
+from edgeprune.recipe.schema import recipe_hash
+
+MODEL = "model.onnx"
+PLAN = "plan.json"
+PARITY = "parity.npz"
+DENSE = "dense.onnx"
+PARITY_SAMPLES = 32
+"""Enough to see every output vary; a float32 image of 224 x 224 makes 19 MB of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Delivery:
+    """Both models exported the same way, and torch's answers on real inputs for the pruned one."""
+
+    dense: Artifact
+    pruned: Artifact
+    parity: ParityRecord
+
+
+def deliver(job: Job, pruning: Pruning, staging: Path, work: Path, progress: Progress) -> Delivery:
+    """Export both models and write the bundle's data files into `staging`, the dense into `work`.
+
+    Raises ModelNotSupported where torch.onnx or ONNX Runtime refuses the model.
+    """
+    origin = _origin(job, pruning)
+    progress.stage("export the dense model")
+    dense = _export(job, job.dense.captured, work / DENSE, origin)
+    progress.stage("export the pruned model")
+    captured = pruning.state.analysis.captured
+    pruned = _export(job, captured, staging / MODEL, origin)
+    pruning.plan.save(staging / PLAN)
+    try:
+        save(captured.module, staging)
+    except ModelNotSupported as error:  # the build is whole without it, but the user must know
+        progress.note(str(error))
+    record = parity_record(captured, pruned, job.data.calibration or job.data.validation)
+    write_parity(staging / PARITY, record)
+    return Delivery(dense=dense, pruned=pruned, parity=record)
+
+
+def _export(
+    job: Job, captured: Captured, path: Path, origin: tuple[tuple[str, str], ...]
+) -> Artifact:
+    return export(
+        captured.module,
+        path,
+        captured.args,
+        captured.kwargs,
+        opset=job.recipe.export.opset,
+        dynamic_batch=captured.dynamic_batch,
+        metadata=origin,
+    )
+
+
+def _origin(job: Job, pruning: Pruning) -> tuple[tuple[str, str], ...]:
+    """What the metadata of both files says of their making."""
+    return (
+        ("edgeprune.model", job.model_name),
+        ("edgeprune.plan_sha256", pruning.plan.fingerprint),
+        ("edgeprune.recipe_sha256", recipe_hash(job.recipe)),
+        ("edgeprune.target", job.target.name),
+        ("edgeprune.version", edgeprune.__version__),
+    )
+
+
+def parity_record(captured: Captured, artifact: Artifact, split: Split) -> ParityRecord:
+    """Inputs of the first batch (at most PARITY_SAMPLES) and what torch makes of them.
+
+    A model of a fixed batch gets exactly that many samples.
+    """
+    inputs, _ = next(iter(split))
+    fixed = None if captured.dynamic_batch else captured.inputs.batch_size
+    count = fixed or PARITY_SAMPLES
+    args, kwargs = to_inputs(inputs)
+    args = tuple(tensor[:count] for tensor in args)
+    kwargs = {name: tensor[:count] for name, tensor in kwargs.items()}
+    outputs = torch_outputs(captured.module, Inputs(args=args, kwargs=dict(kwargs)))
+    by_name = dict(zip((info.name for info in artifact.inputs), args, strict=False)) | kwargs
+    return ParityRecord(
+        inputs={name: to_numpy(tensor) for name, tensor in by_name.items()},
+        outputs=dict(zip((info.name for info in artifact.outputs), outputs, strict=True)),
+    )

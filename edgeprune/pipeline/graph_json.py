@@ -1,0 +1,245 @@
+"""A captured graph as JSON and back: what `load` needs to give a model back without pickles.
+
+A `.pt2` file would do, but `torch.export.load` runs code that a hostile file carries. Here a file
+can name only operators of ATen and torchvision, arithmetic on sizes, and tensors of the two
+safetensors files beside it; anything else is refused (docs/decisions, bundle model).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeAlias, cast
+
+import torch
+from torch import fx
+from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.utils import _pytree as pytree
+
+from edgeprune.errors import ModelNotSupported, UsageError
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+SCHEMA = 1
+_NAMESPACES = ("aten", "torchvision")
+_META = ("module", "where", "scales")
+_WORD = re.compile(r"[A-Za-z0-9_]+")
+# A ModuleDict may have keys such as `3x3-a`; fx writes them between double quotes.
+_ATTRIBUTE = re.compile(r"[^\"'\\\x00-\x1f]+")
+# The only operator of these that opens a file.
+_REFUSED_OPS = ("aten.from_file.default", "aten.from_file.out")
+_ARITHMETIC = (
+    *("getitem", "add", "sub", "mul", "floordiv", "truediv", "mod", "neg", "pow"),
+    *("eq", "ne", "lt", "le", "gt", "ge"),
+)
+_FUNCTIONS: dict[str, Callable[..., object]] = {
+    f"operator.{name}": getattr(operator, name) for name in _ARITHMETIC
+} | {
+    f"torch.{name}": getattr(torch, name)
+    for name in ("sym_int", "sym_float", "sym_max", "sym_min", "sym_not")
+}
+_FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
+_WORDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+
+
+def graph_to_json(graph: fx.Graph) -> str:
+    """The graph, its call and output structure as JSON text, one node a line.
+
+    Raises ModelNotSupported for an operator or argument that has no form here.
+    """
+    codegen = graph._codegen
+    info = codegen.pytree_info if isinstance(codegen, _PyTreeCodeGen) else None
+    if info is None or info.out_spec is None:
+        raise _unwritable("the call", "the structure of inputs and outputs", type(codegen).__name__)
+    try:
+        specs = [json.loads(pytree.treespec_dumps(s)) for s in (info.in_spec, info.out_spec)]
+    except Exception as error:  # a type of the user's that pytree cannot name
+        raise _unwritable("the call", "tuples, lists and dicts", str(error)) from error
+    head: dict[str, Json] = {
+        "schema": SCHEMA,
+        "arguments": list(info.orig_args),
+        "in_spec": specs[0],
+        "out_spec": specs[1],
+    }
+    lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
+    nodes = ",\n".join(f"    {json.dumps(_node_to_json(node))}" for node in graph.nodes)
+    return "\n".join(["{", *lines, f'  "nodes": [\n{nodes}\n  ]', "}\n"])
+
+
+def graph_from_json(text: str, *, where: str = "graph.json") -> fx.Graph:
+    """The graph that `graph_to_json` wrote; UsageError for any other text."""
+    graph = fx.Graph()
+    try:
+        data = json.loads(text)
+        if data["schema"] != SCHEMA:
+            raise ValueError(f"schema {data['schema']}")
+        nodes: dict[str, fx.Node] = {}
+        for row in data["nodes"]:
+            nodes[row["name"]] = _node_from_json(graph, row, nodes)
+        info = _PyTreeInfo(
+            [_identifier(name) for name in data["arguments"]],
+            pytree.treespec_loads(json.dumps(data["in_spec"])),
+            pytree.treespec_loads(json.dumps(data["out_spec"])),
+        )
+        graph.set_codegen(_PyTreeCodeGen(info))
+        graph.lint()
+    except UsageError:
+        raise
+    except Exception as error:  # JSON, keys, pytree and fx each raise their own
+        raise UsageError(
+            f"reading the graph at {where}: expected what edgeprune wrote, got "
+            f"{type(error).__name__}: {error}. Make the bundle again.",
+            where=where,
+        ) from error
+    return graph
+
+
+def _node_to_json(node: fx.Node) -> dict[str, Json]:
+    row: dict[str, Json] = {"op": node.op, "name": node.name}
+    row["target"] = str(node.target)
+    if node.op == "call_function":
+        row["target"] = _function_name(node)
+    elif node.op not in ("placeholder", "get_attr", "output"):
+        raise _unwritable(node.name, "a call of an operator", node.op)
+    row["args"] = [_value_to_json(argument, node.name) for argument in node.args]
+    if node.kwargs:
+        row["kwargs"] = {k: _value_to_json(v, node.name) for k, v in node.kwargs.items()}
+    meta: dict[str, Json] = {k: str(node.meta[k]) for k in _META if node.meta.get(k)}
+    if meta:
+        row["meta"] = meta
+    return row
+
+
+def _function_name(node: fx.Node) -> str:
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        name = str(target)
+        if target.namespace in _NAMESPACES and name not in _REFUSED_OPS:
+            return name
+    elif callable(target) and target in _FUNCTION_NAMES:
+        return _FUNCTION_NAMES[target]
+    raise _unwritable(node.name, f"an operator of {' or '.join(_NAMESPACES)}", str(target))
+
+
+def _value_to_json(value: object, where: str) -> Json:
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, complex):
+        return {"complex": [_value_to_json(value.real, where), _value_to_json(value.imag, where)]}
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    for word, kind in _WORDS.items():
+        if isinstance(value, kind):
+            return {word: str(value).removeprefix("torch.")}
+    if isinstance(value, slice):
+        parts = (value.start, value.stop, value.step)
+        return {"slice": [_value_to_json(part, where) for part in parts]}
+    if isinstance(value, list):
+        return [_value_to_json(item, where) for item in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_value_to_json(item, where) for item in value]}
+    if isinstance(value, Mapping):
+        return {"dict": [[str(k), _value_to_json(v, where)] for k, v in value.items()]}
+    raise _unwritable(where, "numbers, text and values of the graph", type(value).__name__)
+
+
+def _node_from_json(
+    graph: fx.Graph, row: Mapping[str, Json], nodes: Mapping[str, fx.Node]
+) -> fx.Node:
+    op, name, target = str(row["op"]), str(row["name"]), str(row["target"])
+    if op not in ("placeholder", "get_attr", "call_function", "output"):
+        raise ValueError(f"op {op} of node {name}")
+    _identifier(name)
+    if op == "get_attr" and not _ATTRIBUTE.fullmatch(target):
+        raise ValueError(f"attribute {target!r}")
+    if op in ("placeholder", "output"):
+        _identifier(target)
+    args = tuple(_value_from_json(value, nodes) for value in cast("list[Json]", row["args"]))
+    kwargs = {
+        _identifier(key): _value_from_json(value, nodes)
+        for key, value in cast("dict[str, Json]", row.get("kwargs", {})).items()
+    }
+    node = graph.create_node(
+        op,
+        _function(target) if op == "call_function" else target,
+        cast("tuple[fx.node.Argument, ...]", args),
+        cast("dict[str, fx.node.Argument]", kwargs),
+        name,
+    )
+    if node.name != name:
+        raise ValueError(f"node name {name}")
+    meta = cast("dict[str, Json]", row.get("meta", {}))
+    node.meta.update({"module": "", "where": ""} | {k: str(meta[k]) for k in _META if k in meta})
+    return node
+
+
+def _identifier(text: str) -> str:
+    """A word of letters, digits and _: names become Python source when fx compiles the graph."""
+    if not _WORD.fullmatch(text):
+        raise ValueError(f"name {text!r}")
+    return text
+
+
+def _function(name: str) -> Callable[..., object]:
+    """An operator by its name; nothing that is not an operator can be reached by any name."""
+    if name in _FUNCTIONS:
+        return _FUNCTIONS[name]
+    parts = name.split(".")
+    if len(parts) == 3 and parts[0] in _NAMESPACES and name not in _REFUSED_OPS:
+        packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
+        overload = getattr(packet, parts[2], None) if _is_packet(packet) else None
+        if isinstance(overload, torch._ops.OpOverload):
+            return overload
+    raise UsageError(
+        f"reading the graph at {name}: expected an operator of {' or '.join(_NAMESPACES)} that "
+        f"this torch has, got another name. Load the bundle with the torch that made it.",
+        where=name,
+    )
+
+
+def _is_packet(value: object) -> bool:
+    return isinstance(value, torch._ops.OpOverloadPacket)
+
+
+def _value_from_json(value: Json, nodes: Mapping[str, fx.Node]) -> object:
+    if isinstance(value, list):
+        return [_value_from_json(item, nodes) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((tag, content),) = value.items()
+    if tag == "node":
+        return nodes[str(content)]
+    if tag == "float":
+        return float(str(content))
+    if tag == "device":
+        return torch.device(str(content))
+    if tag in _WORDS:
+        word: object = getattr(torch, str(content))
+        if not isinstance(word, _WORDS[tag]):
+            raise ValueError(f"{tag} {content}")
+        return word
+    items = [_value_from_json(item, nodes) for item in cast("list[Json]", content)]
+    if tag == "tuple":
+        return tuple(items)
+    if tag == "slice":
+        return slice(*items)
+    if tag == "complex":
+        return complex(cast(float, items[0]), cast(float, items[1]))
+    if tag == "dict":
+        return {cast("list[str]", pair)[0]: cast("list[object]", pair)[1] for pair in items}
+    raise ValueError(f"tag {tag}")
+
+
+def _unwritable(where: str, expected: str, got: str) -> ModelNotSupported:
+    return ModelNotSupported(
+        f"writing the graph at {where}: expected {expected}, got {got}. The model works and can be "
+        f"exported; `edgeprune.load` cannot give it back.",
+        where=where,
+    )

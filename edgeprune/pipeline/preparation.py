@@ -1,0 +1,112 @@
+"""What a run starts from: the recipe's model, data and target, loaded and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from edgeprune.errors import UsageError
+from edgeprune.graph.analysis import Analysis, analyze
+from edgeprune.measure.settings import Settings, settings_for
+from edgeprune.pipeline.progress import Progress
+from edgeprune.recipe.data import Data, load_data
+from edgeprune.recipe.evaluate import evaluate
+from edgeprune.recipe.model import load_model
+from edgeprune.recipe.schema import Recipe
+from edgeprune.targets import CPU_PROVIDER, Target, load_target, override
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A recipe with everything it names loaded.
+
+    `dense` is the analysis of the model as it came, `dense_accuracy` its metric on validation,
+    None without labels.
+    """
+
+    recipe: Recipe
+    target: Target
+    measuring: Settings
+    model_name: str
+    data: Data
+    dense: Analysis
+    dense_accuracy: float | None
+
+    @property
+    def multiple(self) -> int:
+        """Widths are kept at multiples of this many positions."""
+        return self.recipe.prune.multiple or self.target.pruning.channel_multiple
+
+    @property
+    def seed(self) -> int:
+        """The run's seed; each round trains with this plus its number."""
+        return self.recipe.prune.seed
+
+
+def chosen_target(recipe: Recipe, name: str | None) -> Target:
+    """The target by name (default: the recipe's), with the recipe's threads and batch.
+
+    A name that ends in `.toml` and comes from the recipe is relative to the recipe.
+    """
+    wanted = recipe.target.name if name is None else name
+    is_file = name is None and wanted.endswith(".toml")
+    target = load_target(recipe.base_dir / wanted if is_file else wanted)
+    return override(target, threads=recipe.target.threads, batch=recipe.target.batch)
+
+
+def can_measure(target: Target) -> bool:
+    """Whether a clock on this machine says something about the target."""
+    return target.status in ("measured", "generic") and target.runtime.ep == CPU_PROVIDER
+
+
+def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress: Progress) -> Job:
+    """Load model, weights and data, capture and analyze, and judge the dense model on validation.
+
+    Raises what the stages raise: RecipeError, DataError, UserCodeError, ModelNotSupported.
+    """
+    _require_opset(recipe, target)
+    progress.stage("load model and data")
+    loaded = load_model(
+        recipe.model.factory,
+        weights=recipe.model.weights,
+        input=recipe.model.input,
+        base_dir=recipe.base_dir,
+        seed=recipe.prune.seed,
+    )
+    data = load_data(recipe.data.factory, recipe.base_dir)
+    progress.stage("analyze")
+    dense = analyze(loaded.module, loaded.args, loaded.kwargs, exact_only=recipe.prune.exact_only)
+    for loss in dense.captured.lost:
+        progress.note(f"not in the captured model: {loss}")
+    accuracy = validation_accuracy(dense.captured.module, data)
+    progress.note(f"dense: accuracy {shown(accuracy)} on validation, {len(dense.groups)} groups")
+    return Job(
+        recipe=recipe,
+        target=target,
+        measuring=measuring or settings_for(target),
+        model_name=loaded.name,
+        data=data,
+        dense=dense,
+        dense_accuracy=accuracy,
+    )
+
+
+def validation_accuracy(module: nn.Module, data: Data) -> float | None:
+    """The metric of a model on the validation split; None without labels."""
+    return evaluate(module, data.validation, data.metric).value
+
+
+def shown(accuracy: float | None) -> str:
+    """0.91234 -> '0.9123', None -> 'unknown (no labels)'."""
+    return "unknown (no labels)" if accuracy is None else f"{accuracy:.4f}"
+
+
+def _require_opset(recipe: Recipe, target: Target) -> None:
+    most = target.runtime.max_opset
+    if most is not None and recipe.export.opset > most:
+        raise UsageError(
+            f"preparing the export at export.opset: expected at most {most}, which is what target "
+            f"'{target.name}' reads, got {recipe.export.opset}. Set opset = {most} in [export].",
+            where="export.opset",
+        )

@@ -1,0 +1,125 @@
+"""A whole run: the stages in their order, from a recipe to a sealed bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgeprune.errors import ProofFailed, UsageError
+from edgeprune.measure.settings import Settings
+from edgeprune.pipeline.account import provenance_of, report_of, report_of_failed_proof
+from edgeprune.pipeline.delivery import deliver
+from edgeprune.pipeline.equality import prove_whole
+from edgeprune.pipeline.judgement import judge_build
+from edgeprune.pipeline.preparation import Job, chosen_target, prepare
+from edgeprune.pipeline.progress import Progress, Silent
+from edgeprune.pipeline.rounds import prune_in_rounds
+from edgeprune.recipe.schema import Recipe, recipe_hash
+from edgeprune.release.bundle import (
+    Bundle,
+    check_destination,
+    is_bundle,
+    open_bundle,
+    seal,
+    staging_folder,
+    work_folder,
+)
+
+
+def run(
+    recipe: Recipe,
+    *,
+    out: Path,
+    target: str | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+    measuring: Settings | None = None,
+) -> Bundle:
+    """Carry out a recipe and leave a judged bundle at `out`; its exit code tells the verdict.
+
+    target: a name that wins over the recipe's. measuring: the effort of the latency measurement,
+    default the target's preset. A finished bundle of the same recipe and target is returned as it
+    is; of another one, it is refused unless `fresh`. Everything random follows [prune] seed, and
+    the global generators of torch, NumPy and random are left as they were.
+
+    Raises ProofFailed when a removal is not what it claims (then `out` holds only the report),
+    UsageError, ModelNotSupported and EnvironmentFailed as the stages do.
+    """
+    progress = progress or Silent()
+    device = chosen_target(recipe, target)
+    finished = finished_bundle(recipe, device.name, out, fresh=fresh)
+    if finished is not None:
+        progress.note(f"{out} is finished and the recipe is the same: nothing was run again")
+        return finished
+    staging = _clean_staging(out)
+    with _seeded(recipe.prune.seed):
+        job = prepare(recipe, device, measuring, progress)
+        try:
+            return _carry_out(job, out, staging, progress)
+        except ProofFailed as error:
+            _clean_staging(out)
+            seal(out, report_of_failed_proof(job, str(error)), provenance_of(job, 0))
+            raise
+
+
+def _carry_out(job: Job, out: Path, staging: Path, progress: Progress) -> Bundle:
+    pruning = prune_in_rounds(job, progress)
+    if pruning.plan.axes:
+        progress.stage("prove the whole plan")
+        prove_whole(job.dense, pruning.plan, pruning.state.module, seed=job.seed)
+    delivery = deliver(job, pruning, staging, work_folder(out), progress)
+    judgement = judge_build(job, pruning, delivery, progress)
+    progress.stage("write the bundle")
+    report = report_of(job, pruning, delivery, judgement)
+    for verdict in judgement.verdicts:
+        progress.note(verdict.line())
+    return seal(out, report, provenance_of(job, judgement.test_reads))
+
+
+def finished_bundle(recipe: Recipe, target: str, out: Path, *, fresh: bool) -> Bundle | None:
+    """The bundle at `out` if it was made from this recipe and target; None if there is none.
+
+    Raises UsageError when it was made from others (unless `fresh`), or `out` is something else.
+    """
+    check_destination(out)
+    if fresh or not is_bundle(out):
+        return None
+    bundle = open_bundle(out)
+    made_from = bundle.manifest.made_from
+    if (made_from.recipe_sha256, made_from.target) == (recipe_hash(recipe), target):
+        return bundle
+    changed = "target" if made_from.recipe_sha256 == recipe_hash(recipe) else "recipe"
+    raise UsageError(
+        f"running at {out}: expected a bundle of this recipe and target, or nothing, got one of "
+        f"another {changed}. Use --fresh to replace it, or another --out.",
+        where=str(out),
+    )
+
+
+def _clean_staging(out: Path) -> Path:
+    """An empty folder for the files of the bundle."""
+    staging = staging_folder(out)
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    return staging
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators for user code that draws from them, and put them back."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)

@@ -1,0 +1,1 @@
+"""Training after removal: fine-tuning with distillation from the dense model."""

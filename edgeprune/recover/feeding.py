@@ -1,0 +1,60 @@
+"""Batches of the training split as tensors on the student's device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import nn
+
+from edgeprune.errors import DataError
+from edgeprune.recipe.data import Batch, is_several, named_inputs
+from edgeprune.recipe.evaluate import to_inputs, to_tensor
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device of the first parameter or buffer; the CPU when there is none."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def call_arguments(
+    inputs: object, device: torch.device
+) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+    """Positional and keyword tensors of one call, on `device`; dtypes are kept."""
+    args, kwargs = to_inputs(inputs)
+    return tuple(x.to(device) for x in args), {name: x.to(device) for name, x in kwargs.items()}
+
+
+def move_target(target: object, device: torch.device) -> object:
+    """The target on `device`, its nesting of tuples and dicts kept; None stays None."""
+    if target is None:
+        return None
+    if isinstance(target, Mapping):
+        return {name: move_target(value, device) for name, value in target.items()}
+    if is_several(target):
+        return tuple(move_target(value, device) for value in target)
+    return to_tensor(target).to(device)
+
+
+def batch_size(inputs: object) -> int:
+    """Samples in a batch: the first dim of its first input, (B, ...)."""
+    first = next(iter(named_inputs(inputs).values()), None)
+    if first is None or first.ndim == 0:
+        raise DataError(
+            "reading a batch at its first input: expected an array with the batch as first "
+            f"dim, got {type(inputs).__name__} without one. Yield (inputs, target) of arrays."
+        )
+    return int(first.shape[0])
+
+
+def pairs(batches: Iterable[object]) -> Iterator[Batch]:
+    """The batches of one pass, each checked to be a pair `(inputs, target)`."""
+    for index, batch in enumerate(batches):
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise DataError(
+                f"reading a split at batch {index}: expected a pair (inputs, target), got "
+                f"{type(batch).__name__}. Yield (inputs, None) when there are no labels."
+            )
+        yield batch[0], batch[1]

@@ -1,0 +1,48 @@
+"""What cannot be captured is refused with the reason, never captured wrongly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_nets import net, noise
+from torch import nn
+
+from edgeprune.errors import ModelNotSupported, UsageError
+from edgeprune.graph.analysis import analyze
+from edgeprune.graph.capture import capture
+
+
+def test_args_must_be_a_tuple():
+    """A bare tensor is the commonest mistake: the message shows what to write."""
+    with pytest.raises(UsageError, match=r"analyze\(model, \(x,\)\)"):
+        analyze(nn.Linear(4, 3), noise(2, 4))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_value_baked_from_the_input_is_refused():
+    """float(x.max()) as a Python number would freeze the example's maximum."""
+    model = net(lambda m, x: m.a(x) * float(x.max()), a=nn.Linear(4, 3))
+
+    try:
+        captured = capture(model, (noise(2, 4),))
+    except ModelNotSupported:
+        return
+    x = noise(2, 4, seed=11) * 3
+    assert torch.allclose(captured.module(x), model(x), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_control_flow_on_data_is_refused():
+    """An if on the input's sign has no one graph."""
+    model = net(lambda m, x: m.a(x) if x.sum() > 0 else m.a(-x), a=nn.Linear(4, 3))
+
+    with pytest.raises(ModelNotSupported, match="expected a graph from torch.export"):
+        capture(model, (noise(2, 4),))
+
+
+def test_noise_in_eval_is_refused():
+    """A model that draws random numbers cannot be compared with itself."""
+    model = net(lambda m, x: m.a(x) + torch.rand(3), a=nn.Linear(4, 3))
+
+    with pytest.raises(ModelNotSupported, match="expected eager's values"):
+        capture(model, (noise(2, 4),))

@@ -1,0 +1,125 @@
+"""Tables read by indices, and tied weights."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from small_nets import between_features, image, net, noise, param, pruned_like_silenced
+from torch import nn
+
+from edgeprune.graph.analysis import analyze
+
+IDS = torch.randint(0, 11, (2, 5), generator=torch.Generator().manual_seed(1))
+
+
+def test_an_embedding_makes_its_columns():
+    """Rows are chosen by data and stay; column 3 goes with the reader's column 3."""
+    model = net(lambda m, i: m.b(m.e(i)), e=nn.Embedding(11, 8), b=nn.Linear(8, 4))
+    pruned = pruned_like_silenced(model, IDS)
+
+    assert set(pruned.analysis.unit_of("b.weight", 1, 3).slots) == {
+        ("e.weight", 1, (3,)),
+        ("b.weight", 1, (3,)),
+    }
+
+
+def test_a_tied_head_reads_the_width_that_the_table_makes():
+    """One tensor as table and as head: its column is maker and reader, and stays one tensor."""
+
+    def run(m, i):
+        return m.h(torch.tanh(m.l(m.e(i))) + m.e(i))
+
+    model = net(run, e=nn.Embedding(11, 8), l=nn.Linear(8, 8), h=nn.Linear(8, 11, bias=False))
+    model.h.weight = model.e.weight
+    pruned = pruned_like_silenced(model, IDS)
+
+    assert pruned.model.h.weight is pruned.model.e.weight
+    assert pruned.model.e.weight.shape == (11, 4)
+    assert [t.same_as for t in pruned.plan.tensors if t.name == "h.weight"] == ["e.weight"]
+
+
+def test_positions_of_a_learned_table():
+    """Added to tokens: its rows are tokens and stay, its columns go with the width."""
+    model = net(
+        lambda m, i: m.b(m.e(i) + m.p + m.q(torch.arange(i.shape[1]))),
+        e=nn.Embedding(11, 8),
+        p=param(1, 5, 8),
+        q=nn.Embedding(9, 8),
+        b=nn.Linear(8, 4),
+    )
+    pruned = pruned_like_silenced(model, IDS)
+
+    slots = pruned.analysis.unit_of("e.weight", 1, 3).slots
+    assert {("p", 2, (3,)), ("q.weight", 1, (3,))} <= set(slots)
+    assert pruned.model.p.shape == (1, 5, 4)
+
+
+def test_a_class_token_in_front():
+    """A parameter expanded over the batch and put in front of the tokens shares their width."""
+
+    def run(m, x):
+        tokens = torch.cat([m.c.expand(x.shape[0], -1, -1), m.a(x)], 1)
+        return m.b(tokens)[:, 0] + m.b(tokens).mean(1)
+
+    model = net(run, a=nn.Linear(8, 6), c=param(1, 1, 6), b=nn.Linear(6, 4))
+    pruned = pruned_like_silenced(model, noise(2, 5, 8))
+
+    assert ("c", 2, (3,)) in pruned.analysis.unit_of("a.weight", 0, 3).slots
+
+
+def test_a_table_of_biases_for_every_head():
+    """Relative positions as in Swin: rows are read by number, the column is the head's."""
+    where = torch.arange(25).reshape(5, 5) % 7
+
+    def run(m, x):
+        q, k, v = m.q(x).reshape(-1, 5, 3, 4, 4).permute(2, 0, 3, 1, 4)
+        bias = m.t[m.i.view(-1)].view(5, 5, 4).permute(2, 0, 1)
+        y = (q @ k.transpose(-2, -1) * 0.5 + bias).softmax(-1) @ v
+        return m.o(y.transpose(1, 2).reshape(-1, 5, 16))
+
+    model = net(run, q=nn.Linear(8, 48), o=nn.Linear(16, 4), t=param(7, 4), i=where)
+    pruned = pruned_like_silenced(model, noise(2, 5, 8))
+
+    assert ("t", 1, (1,)) in pruned.analysis.unit_of("q.weight", 0, 5).slots
+
+
+def test_tokens_chosen_by_a_mask_of_the_model():
+    """A boolean mask over tokens leaves the features alone."""
+    keep = torch.tensor([True, False, True, True, False])
+    model = net(lambda m, x: m.b(m.a(x)[:, m.k]), a=nn.Linear(8, 6), b=nn.Linear(6, 4), k=keep)
+
+    pruned_like_silenced(model, noise(2, 5, 8))
+
+
+def test_indices_computed_from_data_pin_the_axis():
+    """y[:, argsort(x)] picks features by data: they stay."""
+    model = between_features(lambda y: y[:, y.detach().mean(0).argsort()])
+
+    assert analyze(model, (noise(2, 8),), dynamic_batch=False).groups == ()
+
+
+def test_writing_by_index_pins_what_is_written_to():
+    """y[:, [0, 2]] = 0.5 is index_put_, which has no rule: nothing goes, and it is named."""
+
+    def run(m, x):
+        y = m.a(x)
+        y[:, [0, 2]] = 0.5
+        return m.b(y)
+
+    analysis = analyze(net(run, a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 4, 3)), (image(),))
+    assert analysis.groups == ()
+    assert any("index_put_" in pin.reason for pin in analysis.pins)
+
+
+def test_functional_use_of_a_tied_table():
+    """F.linear(h, e.weight) as the head: the same as a tied layer."""
+    model = net(
+        lambda m, i: F.linear(torch.tanh(m.l(m.e(i))), m.e.weight),
+        e=nn.Embedding(11, 8),
+        l=nn.Linear(8, 8),
+    )
+    analysis = analyze(model, (IDS,))
+
+    assert {("e.weight", 1, (3,)), ("l.weight", 0, (3,)), ("l.weight", 1, (3,))} <= set(
+        analysis.unit_of("e.weight", 1, 3).slots
+    )

@@ -1,0 +1,114 @@
+"""Sums, means and softmax over a removable axis."""
+
+from __future__ import annotations
+
+import pytest
+import torch.nn.functional as F
+from small_nets import between, between_features, conv, image, net, noise, require_equal
+from torch import nn
+
+from edgeprune.errors import PlanError
+from edgeprune.graph.analysis import analyze
+from edgeprune.surgery.prune import prune
+
+
+@pytest.mark.parametrize("kind", ["sum", "mean"])
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_a_mean_keeps_the_dense_count(kind, keepdim):
+    """Summed over kept channels; a mean divides by 8 although 4 are left."""
+    model = net(
+        lambda m, x: m.b(getattr(m.a(x).relu(), kind)(1, keepdim=keepdim).flatten(1)),
+        a=conv(3, 8),
+        b=nn.Linear(36, 4),
+    )
+    x = image(3)
+    pruned = prune(model, (x,), criterion="random")
+
+    kept = list(pruned.plan.groups[0].keep)
+    total = model.a(x).relu()[:, kept].sum(1) / (8 if kind == "mean" else 1)
+    require_equal(pruned.model(x), model.b(total.flatten(1)))
+    assert pruned.proof.outcome == "proved"
+
+
+def test_a_mean_over_channels_and_space():
+    """One factor for the channels; the space keeps its own count, on any batch."""
+    model = net(lambda m, x: m.b(m.a(x).relu().mean((1, 2))), a=conv(3, 8), b=nn.Linear(6, 4))
+    x = image(5)
+    pruned = prune(model, (image(),), criterion="random")
+
+    kept = list(pruned.plan.groups[0].keep)
+    require_equal(pruned.model(x), model.b(model.a(x).relu()[:, kept].sum((1, 2)) / 48))
+
+
+def test_what_reads_a_scaled_mean_still_shrinks():
+    """A mean over one width, then a split of another: both rewrites meet in one value."""
+
+    def run(m, x):
+        rows = m.a(x).unflatten(-1, (6, 8)).tanh()
+        one, two = (rows.mean(1) + m.c(x)).chunk(2, 1)
+        return m.b(one) + m.d(two)
+
+    model = net(run, a=nn.Linear(8, 48), c=nn.Linear(8, 8), b=nn.Linear(4, 3), d=nn.Linear(4, 3))
+
+    for fraction in (0.5, 0.75):
+        assert prune(model, (noise(2, 8),), keep_fraction=fraction).proof.holds
+
+
+def test_pruned_again_the_mean_still_has_the_dense_count():
+    """8 channels, then 6, then 3: the sum is still divided by 8, in one multiplication."""
+    model = net(
+        lambda m, x: m.b(m.a(x).relu().mean(1).flatten(1)), a=conv(3, 8), b=nn.Linear(36, 4)
+    )
+    x = image(3)
+    once = prune(model, (x,), keep_fraction=0.75)
+    twice = prune(once.model, (x,), keep_fraction=0.5)
+
+    small = twice.model
+    total = F.conv2d(x, small.a.weight, small.a.bias, padding=1).relu().sum(1) / 8
+    require_equal(small(x), model.b(total.flatten(1)))
+    assert str(small.code).count("mul.Scalar") == 1
+
+
+def test_mean_over_the_head_dim_lets_heads_go():
+    """Averaged within each head: whole heads are the units and the count does not change."""
+    model = between_features(lambda y: y.unflatten(-1, (3, 4)).tanh().mean(-1), 12, 3)
+    pruned = prune(model, (noise(2, 8),), criterion="random")
+
+    assert pruned.analysis.unit_of("a.weight", 0, 5).slots[0].positions == (4, 5, 6, 7)
+    assert pruned.proof.outcome == "proved"
+
+
+@pytest.mark.parametrize("op", [lambda y: y.softmax(1), lambda y: y.cumsum(1)])
+def test_softmax_and_running_sums_need_all_positions(op):
+    """All positions stand or fall together: nothing to remove, and the reason says why."""
+    with pytest.raises(PlanError, match="softmax or running sum over this axis"):
+        prune(between(op), (image(),))
+
+
+def test_softmax_over_branches_lets_channels_go():
+    """Selective kernels: softmax over two branches, channel 3 of all of them is one unit."""
+
+    def run(m, x):
+        one, two = m.a(x), m.b(x)
+        share = m.f((one + two).mean((2, 3))).view(-1, 2, 8).softmax(1)
+        return m.o(one * share[:, 0, :, None, None] + two * share[:, 1, :, None, None])
+
+    model = net(run, a=conv(3, 8), b=conv(3, 8), f=nn.Linear(8, 16), o=conv(8, 4))
+    pruned = prune(model, (image(),), criterion="random")
+
+    slots = pruned.analysis.unit_of("a.weight", 0, 3).slots
+    assert ("f.weight", 0, (3, 11)) in slots
+    assert pruned.proof.outcome == "proved"
+
+
+def test_sorting_picking_and_counting_by_data_pins():
+    """sort, topk, argmax over features: no rule, so nothing is guessed and the op is named."""
+    for move in (
+        lambda y: y.sort(-1)[0],
+        lambda y: y.topk(8)[0],
+        lambda y: F.one_hot(y.argmax(-1), 8) + y,
+        lambda y: y.gather(1, y.argsort(1)),
+    ):
+        analysis = analyze(between_features(move), (noise(2, 8),))
+        assert analysis.groups == ()
+        assert analysis.unknown

@@ -1,0 +1,86 @@
+"""Verdicts of a run: what is unknown is inconclusive, what was not done is a failure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgeprune.errors import DataError
+from edgeprune.gates.judging import judge
+from edgeprune.gates.prediction import Predictions
+from edgeprune.pipeline import judgement
+from edgeprune.pipeline.judgement import accuracy_evidence, budget_verdict, predict_both
+from edgeprune.pipeline.preparation import chosen_target, prepare
+from edgeprune.pipeline.progress import Silent
+from edgeprune.pipeline.rounds import prune_in_rounds
+from edgeprune.recipe.schema import load_recipe
+
+
+def _job(path):
+    recipe = load_recipe(path)
+    return prepare(recipe, chosen_target(recipe, None), None, Silent())
+
+
+def test_nothing_to_remove_is_a_failure_not_a_success(task):
+    """Widths of 16 and 24 at multiples of 64 cannot shrink: the budget fails with the reason."""
+    job = _job(task({"multiple = 4": "multiple = 64"}))
+
+    pruning = prune_in_rounds(job, Silent())
+
+    verdict = budget_verdict(job, pruning)
+    assert [(r.proof, r.accepted) for r in pruning.rounds] == [(None, True)] * 2
+    assert (verdict.outcome, verdict.observed) == ("fail", 1.0)
+    assert "nothing can be removed" in verdict.why
+
+
+def test_keeping_everything_on_request_is_no_failure(task):
+    """keep_fraction = 1 asks for nothing to go."""
+    job = _job(task({"= 0.5 }": "= 1.0 }"}))
+
+    assert budget_verdict(job, prune_in_rounds(job, Silent())).outcome == "pass"
+
+
+def test_without_labels_the_guard_and_the_gate_say_so(task):
+    """Rounds are accepted with that reason, the teacher still teaches, the gate is inconclusive."""
+    job = _job(task({"data.py:load": "data.py:unlabelled", "rounds = 2": "rounds = 1"}))
+    nothing = Predictions(names=("y",), outputs=np.zeros((3, 4)), targets=None, samples=3)
+
+    (record,) = prune_in_rounds(job, Silent()).rounds
+    (verdict,) = judge(accuracy_evidence(job, nothing, nothing))
+
+    assert job.dense_accuracy is None
+    assert "no labels" in record.why
+    assert verdict.outcome == "inconclusive"
+
+
+def test_both_models_see_one_pass_in_order(monkeypatch):
+    """Seven batches in chunks: each batch is asked for once, each model gets all, in order."""
+    asked, seen = [], {"dense": [], "pruned": []}
+
+    def batches():
+        for index in range(7):
+            asked.append(index)
+            yield np.full((300, 2), index, np.float32), np.full(300, index)
+
+    def fake(path, chunk):
+        seen[path] += [int(inputs[0, 0]) for inputs, _ in chunk]
+        return Predictions(
+            names=("y",),
+            outputs=np.concatenate([inputs for inputs, _ in chunk]),
+            targets=np.concatenate([target for _, target in chunk]),
+            samples=sum(len(target) for _, target in chunk),
+        )
+
+    monkeypatch.setattr(judgement, "predict", fake)
+
+    dense, pruned = predict_both("dense", "pruned", batches(), Silent())
+
+    assert asked == seen["dense"] == seen["pruned"] == list(range(7))
+    assert dense.samples == pruned.samples == 2100
+    np.testing.assert_array_equal(dense.outputs[:, 0], dense.targets)
+
+
+def test_an_empty_test_split_is_refused():
+    """No sample: nothing can be said, and the message names the split."""
+    with pytest.raises(DataError, match="at the test split: expected at least one batch"):
+        predict_both("dense", "pruned", [], Silent())

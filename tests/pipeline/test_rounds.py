@@ -1,0 +1,195 @@
+"""The rounds: what goes, what stays gone, and what is undone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgeprune.errors import ProofFailed
+from edgeprune.graph.analysis import analyze
+from edgeprune.pipeline.equality import prove_whole, require_same_model
+from edgeprune.pipeline.preparation import chosen_target, prepare
+from edgeprune.pipeline.progress import Silent
+from edgeprune.pipeline.rounds import prune_in_rounds
+from edgeprune.pipeline.widths import next_plan, share_after, whole_plan
+from edgeprune.planning.allocate import Request
+from edgeprune.recipe.schema import load_recipe
+from edgeprune.scoring.scores import score
+from edgeprune.surgery.shrink import shrink
+
+
+class Chain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(6, 32)
+        self.b = nn.Linear(32, 48)
+        self.c = nn.Linear(48, 3)
+
+    def forward(self, x):
+        return self.c(self.b(self.a(x).relu()).relu())
+
+
+@pytest.fixture
+def chain():
+    """The analysis of a chain of 32 and 48 hidden units."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return analyze(Chain().eval(), (torch.randn(2, 6),))
+
+
+def _job(recipe_path):
+    recipe = load_recipe(recipe_path)
+    return prepare(recipe, chosen_target(recipe, None), None, Silent())
+
+
+def _rounds(dense, shares, allocation="uniform", multiple=1):
+    """Plans after each round without training: (whole plan, current analysis)."""
+    current, whole = dense, None
+    for share in shares:
+        request = Request(share, allocation, multiple)
+        step = next_plan(dense, current, whole, score(current, "l2"), request)
+        if step.axes:
+            whole = whole_plan(dense, whole, step, share)
+            small = shrink(current, step)
+            current = analyze(small, current.captured.args)
+        yield whole, current
+
+
+def test_shares_fall_geometrically_to_the_budget():
+    """Four rounds to 1/16: one half, one quarter, one eighth, one sixteenth."""
+    assert [share_after(r, 4, 1 / 16) for r in (1, 2, 3, 4)] == pytest.approx(
+        [0.5, 0.25, 0.125, 0.0625]
+    )
+
+
+def test_rounding_does_not_stall_small_widths(chain):
+    """32 units at multiples of 16, four rounds to one half: 16 are left, though no single round
+    asks for fewer than 24 of the 32 it finds."""
+    shares = [share_after(r, 4, 0.5) for r in (1, 2, 3, 4)]
+
+    *_, (whole, _) = _rounds(chain, shares, multiple=16)
+
+    widths = {group.width: len(group.keep) for group in whole.groups}
+    assert widths == {32: 16, 48: 32} or widths == {32: 16, 48: 16}
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_what_is_gone_stays_gone(chain, allocation):
+    """Each round's kept units are a subset of the last one's, and their number is the share's."""
+    last = None
+    for whole, current in _rounds(chain, [0.8, 0.6, 0.3], allocation):
+        kept = {g.name: set(g.keep) for g in whole.groups}
+        if last is not None:
+            assert all(kept[name] <= last[name] for name in kept)
+        assert [g.width for g in current.groups] == [len(g.keep) for g in whole.groups]
+        last = kept
+    assert sum(map(len, last.values())) == pytest.approx(0.3 * 80, abs=1)
+
+
+def test_one_round_is_the_plan_itself(chain):
+    """With unchanged weights, several uniform rounds by l2 end where scores are re-estimated only
+    on survivors; one round alone keeps exactly the units of the largest norms."""
+    ((whole, _),) = _rounds(chain, [0.5])
+    module = chain.captured.module
+    a, b = module.get_parameter("a.weight"), module.get_parameter("b.weight")
+    bias = module.get_parameter("a.bias")
+    norms = (a**2).sum(1) + bias**2 + (b**2).sum(0)
+
+    best = sorted(norms.detach().numpy().argsort()[-16:].tolist())
+
+    kept = next(group for group in whole.groups if group.width == 32)
+    assert list(kept.keep) == best
+
+
+def test_without_training_the_rounds_slice_the_dense_weights(task):
+    """The delivered tensors are the dense ones at the places of the composed plan, bit by bit."""
+    job = _job(task({"epochs = 1.0": "epochs = 0.0", "drop = 0.05": "drop = 1.0"}))
+
+    pruning = prune_in_rounds(job, Silent())
+
+    delivered, dense = pruning.state.module.state_dict(), job.dense.captured.module.state_dict()
+    assert [r.accepted for r in pruning.rounds] == [True, True]
+    for name, mask in pruning.plan.keep_mask().items():
+        expected = dense[name][torch.tensor(mask)].reshape(delivered[name].shape)
+        assert torch.equal(delivered[name], expected), name
+
+
+def test_the_same_seed_gives_the_same_weights(task):
+    """Two runs of the rounds, training included, agree bit for bit; another seed does not."""
+    results = [prune_in_rounds(_job(task(change)), Silent()) for change in ({}, {}, SEED)]
+
+    one, two, other = (r.state.module.state_dict()["0.weight"] for r in results)
+    assert torch.equal(one, two)
+    assert one.shape != other.shape or not torch.equal(one, other)
+
+
+SEED = {'criterion = "l1"': 'criterion = "random"\nseed = 7'}
+
+
+def test_training_recovers_and_leaves_the_dense_model_alone(task):
+    """A recovered round is better than the removed one; the teacher's tensors do not move."""
+    changes = {
+        "rounds = 2": "rounds = 1",
+        "= 0.5 }": "= 0.2 }",
+        "drop = 0.05": "drop = 1.0",
+        'criterion = "l1"': 'criterion = "random"',
+    }
+    job = _job(task(changes))
+    before = {k: v.clone() for k, v in job.dense.captured.module.state_dict().items()}
+
+    (record,) = prune_in_rounds(job, Silent()).rounds
+
+    assert record.accuracy.recovered > record.accuracy.removed + 0.1
+    assert record.keep_fraction == pytest.approx(0.2, abs=0.06)
+    for name, value in job.dense.captured.module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_a_refused_round_leaves_the_last_accepted_model(task):
+    """With a guard that allows nothing and no training, the run ends with what it had before."""
+    changes = {"epochs = 1.0": "epochs = 0.0", "drop = 0.05": "drop = 0.0", "= 0.5 }": "= 0.2 }"}
+    job = _job(task(changes))
+
+    pruning = prune_in_rounds(job, Silent())
+
+    assert pruning.rounds[-1].accepted is False
+    assert "was refused" in pruning.stopped
+    accepted = [r for r in pruning.rounds if r.accepted and r.params]
+    params = sum(p.numel() for p in pruning.state.module.parameters())
+    dense = sum(p.numel() for p in job.dense.captured.module.parameters())
+    assert params == (accepted[-1].params if accepted else dense)
+    assert pruning.state.accuracy == job.dense_accuracy or accepted
+
+
+def test_final_epochs_are_undone_when_they_do_harm(task):
+    """A learning rate of 10 ruins the model, or its loss; the accuracy before is kept."""
+    changes = {
+        "epochs = 1.0": "epochs = 0.0\nfinal_epochs = 0.2",
+        "learning_rate = 0.05": "learning_rate = 10.0",
+        "drop = 0.05": "drop = 1.0",
+        "rounds = 2": "rounds = 1",
+    }
+
+    pruning = prune_in_rounds(_job(task(changes)), Silent())
+
+    assert pruning.state.accuracy >= pruning.rounds[-1].accuracy.recovered
+
+
+def test_the_whole_plan_is_proved_and_a_foreign_model_is_not(chain):
+    """The delivered model passes; one with another width, or another function, does not."""
+    *_, (whole, current) = _rounds(chain, [0.7, 0.5])
+    *_, (_, wider) = _rounds(chain, [0.6])
+    delivered = current.captured.module
+
+    assert prove_whole(chain, whole, delivered, seed=0).error <= 1e-4
+    with pytest.raises(ProofFailed, match=r"whole plan at a\.bias"):
+        prove_whole(chain, whole, wider.captured.module, seed=0)
+
+    replayed = shrink(chain, whole)
+    twin = shrink(chain, whole)
+    twin.forward = lambda x: replayed(x) * 1.01
+    with pytest.raises(ProofFailed, match="whole plan at the output"):
+        require_same_model(chain, shrink(chain, whole), twin, seed=0)
+    assert np.isfinite(whole.unit_keep_fraction)
