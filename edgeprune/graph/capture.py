@@ -23,6 +23,11 @@ from edgeprune.graph.module import CapturedModule, add_training_flags, drop_unre
 from edgeprune.graph.observe import Facts, observe
 from edgeprune.graph.provenance import keep_only_provenance, module_path
 
+aten = torch.ops.aten
+
+# What export notes about sizes and dtypes of the example; after surgery it would be wrong.
+_GUARDS = (aten._assert_scalar.default, aten._assert_tensor_metadata.default)
+
 # Capture runs the same kernels as eager; a larger difference means a baked value.
 _TOLERANCE = 1e-4
 
@@ -60,17 +65,17 @@ def capture(
     Raises `ModelNotSupported` when torch.export refuses the model, or when the captured graph and
     eager differ on two inputs or on another batch size.
     """
-    inputs = Inputs(args=_as_args(args), kwargs=dict(kwargs or {}))
-    if dynamic_batch:
-        inputs = grow_batch(inputs)
+    given = Inputs(args=_as_args(args), kwargs=dict(kwargs or {}))
     if isinstance(model, CapturedModule):
-        return _recapture(model, inputs, dynamic_batch)
+        return _recapture(model, given, dynamic_batch)
     with _eval_mode(model), torch.no_grad():
-        program, is_dynamic = _export(model, inputs, dynamic_batch)
+        free = dynamic_batch and _takes_another_batch(model, given)
+        inputs = grow_batch(given) if free else given
+        program, is_dynamic = _export(model, inputs, free)
         module = _to_module(program)
         drop_unread(module)
         add_training_flags(module, model)
-        lost = _lost(model, program, dynamic_batch and not is_dynamic)
+        lost = _lost(model, module, dynamic_batch and not is_dynamic)
         facts = _compare(model, module, inputs, is_dynamic)
     keep_only_provenance(module.graph)
     return Captured(
@@ -92,18 +97,35 @@ def _as_args(args: tuple[object, ...]) -> tuple[object, ...]:
     return tuple(args)
 
 
-def _recapture(model: CapturedModule, inputs: Inputs, dynamic_batch: bool) -> Captured:
+def _recapture(model: CapturedModule, given: Inputs, dynamic_batch: bool) -> Captured:
     """Our own graph is its own capture: nothing in it depends on stale metadata."""
     module = copy.deepcopy(model).eval()
-    _, facts = observe(module, *_pair(clone(inputs)))
+    with torch.no_grad():
+        free = dynamic_batch and _takes_another_batch(module, given)
+    inputs = grow_batch(given) if free else given
+    with _same_buffers(module):
+        _, facts = observe(module, *_pair(clone(inputs)))
     return Captured(
         module=module,
         args=inputs.args,
         kwargs=inputs.kwargs,
         facts=facts,
-        dynamic_batch=dynamic_batch,
+        dynamic_batch=free,
         lost=(),
     )
+
+
+def _takes_another_batch(model: nn.Module, given: Inputs) -> bool:
+    """Whether the model runs with one sample more than the example has."""
+    if given.batch_size is None:
+        return False
+    trial = clone(resize_batch(given, given.batch_size + 1))
+    try:
+        with _same_buffers(model):
+            model(*trial.args, **trial.kwargs)
+    except Exception:  # whatever the user's code raises there, it says no
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -194,8 +216,11 @@ def _is_dynamic(program: ExportedProgram) -> bool:
 
 def _to_module(program: ExportedProgram) -> CapturedModule:
     graph_module = program.module(check_guards=False)
-    for node in graph_module.graph.nodes:
-        node.meta["module"] = module_path(node)
+    for node in list(graph_module.graph.nodes):
+        if node.target in _GUARDS:
+            graph_module.graph.erase_node(node)
+        else:
+            node.meta["module"] = module_path(node)
     module = CapturedModule(graph_module, graph_module.graph)
     module.training = False
     return module
@@ -259,21 +284,21 @@ def _relative_error(want: torch.Tensor, have: torch.Tensor) -> float:
     return worst / (spread or max(want.double().abs().max().item(), 1e-30))
 
 
-def _lost(model: nn.Module, program: ExportedProgram, batch_fixed: bool) -> tuple[str, ...]:
+def _lost(model: nn.Module, module: CapturedModule, batch_fixed: bool) -> tuple[str, ...]:
     """What the graph in eval mode no longer has, for the user to know."""
     lost: list[str] = []
     if batch_fixed:
         lost.append("dynamic batch: the model fixes its batch size, so the graph does too")
-    visited = {module_path(node) for node in program.graph.nodes}
-    for path, module in model.named_modules():
-        if next(module.children(), None) is not None or isinstance(module, nn.Identity):
-            continue
-        if path not in visited and not _is_container_weight(path, visited):
-            lost.append(f"{path} ({type(module).__name__}) does nothing in eval mode")
+    nodes = list(module.graph.nodes)
+    visited = {module_path(node) for node in nodes if node.op == "call_function"}
+    # A leaf whose weights another module reads directly: MultiheadAttention.out_proj.
+    visited |= {
+        str(node.target).rpartition(".")[0]
+        for node in nodes
+        if node.op == "get_attr" and node.users
+    }
+    for path, submodule in model.named_modules():
+        is_leaf = next(submodule.children(), None) is None and path
+        if is_leaf and path not in visited and not isinstance(submodule, nn.Identity):
+            lost.append(f"{path} ({type(submodule).__name__}) does nothing in eval mode")
     return tuple(lost)
-
-
-def _is_container_weight(path: str, visited: set[str]) -> bool:
-    """A leaf whose weights an ancestor reads directly, such as MultiheadAttention.out_proj."""
-    parent = path.rpartition(".")[0]
-    return parent in visited

@@ -18,7 +18,13 @@ aten = torch.ops.aten
 # Which positional argument carries the mode.
 _BATCH_NORM_MODE = 5
 _DROPOUT_MODE = 2
-_DROPOUTS = (aten.dropout.default, aten.dropout_.default, aten.feature_dropout.default)
+_DROPOUTS = (
+    aten.alpha_dropout.default,
+    aten.dropout.default,
+    aten.dropout_.default,
+    aten.feature_alpha_dropout.default,
+    aten.feature_dropout.default,
+)
 
 
 class CapturedModule(fx.GraphModule):

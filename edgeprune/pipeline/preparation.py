@@ -8,12 +8,14 @@ from torch import nn
 
 from edgeprune.errors import UsageError
 from edgeprune.graph.analysis import Analysis, analyze
+from edgeprune.graph.inputs import Inputs
 from edgeprune.measure.settings import Settings, settings_for
 from edgeprune.pipeline.progress import Progress
 from edgeprune.recipe.data import Data, load_data
 from edgeprune.recipe.evaluate import evaluate
 from edgeprune.recipe.model import load_model
 from edgeprune.recipe.schema import Recipe
+from edgeprune.recover.layout import channels_last_where_it_runs
 from edgeprune.targets import CPU_PROVIDER, Target, load_target, override
 
 
@@ -79,7 +81,8 @@ def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress
     dense = analyze(loaded.module, loaded.args, loaded.kwargs, exact_only=recipe.prune.exact_only)
     for loss in dense.captured.lost:
         progress.note(f"not in the captured model: {loss}")
-    accuracy = validation_accuracy(dense.captured.module, data)
+    captured = dense.captured
+    accuracy = validation_accuracy(captured.module, captured.inputs, data)
     progress.note(f"dense: accuracy {shown(accuracy)} on validation, {len(dense.groups)} groups")
     return Job(
         recipe=recipe,
@@ -92,9 +95,10 @@ def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress
     )
 
 
-def validation_accuracy(module: nn.Module, data: Data) -> float | None:
+def validation_accuracy(module: nn.Module, example: Inputs, data: Data) -> float | None:
     """The metric of a model on the validation split; None without labels."""
-    return evaluate(module, data.validation, data.metric).value
+    with channels_last_where_it_runs((module,), example.args, example.kwargs):
+        return evaluate(module, data.validation, data.metric).value
 
 
 def shown(accuracy: float | None) -> str:

@@ -91,10 +91,10 @@ def _one_round(job: Job, state: State, number: int, progress: Progress) -> tuple
     whole = whole_plan(job.dense, state.plan, step, request.keep_fraction)
     small = shrink(state.analysis, step)
     proof = prove(state.analysis, step, small, seed=job.seed).require()
-    removed = validation_accuracy(small, job.data)
+    removed = _validated(job, small)
     _recover_(job, small, job.recipe.recover.epochs, number, progress)
     after = _analyzed(job, small)
-    recovered = validation_accuracy(small, job.data)
+    recovered = _validated(job, small)
     accepted, why = _judge(job, recovered)
     figures = cost(after.captured)
     record = _record(number, criterion, whole.unit_keep_fraction, accepted, why, start).model_copy(
@@ -163,7 +163,7 @@ def _train_on(job: Job, state: State, progress: Progress) -> State:
     number = job.recipe.prune.rounds + 1
     trained = _analyzed(job, state.module)
     _recover_(job, trained.captured.module, job.recipe.recover.final_epochs, number, progress)
-    accuracy = validation_accuracy(trained.captured.module, job.data)
+    accuracy = _validated(job, trained.captured.module)
     if accuracy is not None and state.accuracy is not None and accuracy < state.accuracy:
         progress.note(
             f"final training undone: accuracy {shown(accuracy)} on validation, "
@@ -184,6 +184,10 @@ def _judge(job: Job, recovered: float | None) -> tuple[bool, str]:
     if drop <= limit + _ROUNDING:
         return True, f"accepted, {figures}"
     return False, f"undone, {figures}, more than max_accuracy_drop {limit:g}"
+
+
+def _validated(job: Job, module: CapturedModule) -> float | None:
+    return validation_accuracy(module, job.dense.captured.inputs, job.data)
 
 
 def _analyzed(job: Job, module: CapturedModule) -> Analysis:

@@ -99,6 +99,8 @@ def prove(analysis: Analysis, plan: Plan, pruned: torch.nn.Module, *, seed: int 
     if change == 0.0:
         return _proof("no change", error, change, precision, (), "the removed units were dead")
     tries = _sabotages(trial, plan, removed, kept, seed)
+    if not tries:
+        return _proof("weak", error, change, precision, tries, "no group tried is heard")
     missed = ", ".join(f"{t.kind} in {t.group}" for t in tries if not t.detected)
     if missed:
         return _proof("weak", error, change, precision, tries, f"not told apart: {missed}")

@@ -22,6 +22,8 @@ Kind = Literal["kept unit silenced", "removed unit left loud", "index swapped in
 _GROUPS = 3
 # A unit may be dead (behind a ReLU that never fires); so many are tried before giving up.
 _TRIES = 5
+# Groups that no output hears (a part of a tensor that is never read) are passed over, so many.
+_DEAD_GROUPS = 4
 
 
 class Trial(Protocol):
@@ -72,17 +74,39 @@ def sabotage(
     `margin` is the error that each must reach on some live unit.
     """
     candidates = [g for g in trial.analysis.groups if removed[g.name].any()]
-    picks = np.unique(np.linspace(0, len(candidates) - 1, min(_GROUPS, len(candidates))).round())
+    wanted = min(_GROUPS, len(candidates))
+    picks = np.unique(np.linspace(0, len(candidates) - 1, wanted).round().astype(int))
+    # The picked groups first, spread over the network; others stand in for groups nobody hears.
+    order = [*picks, *(i for i in range(len(candidates)) if i not in picks)]
     generator = np.random.default_rng(seed)
     results: list[Sabotage] = []
     shrunk = trial.shrunk()
-    for pick in picks:
-        group = candidates[int(pick)]
+    found = dead = 0
+    for index in order:
+        if found == wanted or dead > _DEAD_GROUPS:
+            break
+        group = candidates[index]
         mask = removed[group.name]
         stays = generator.permutation(np.flatnonzero(~mask))[:_TRIES]
         goes = generator.permutation(np.flatnonzero(mask))[:_TRIES]
-        results += _in_group(trial, plan, removed, group, stays, goes, shrunk, reference, margin)
+        tries = _in_group(trial, plan, removed, group, stays, goes, shrunk, reference, margin)
+        if not all(one.detected for one in tries) and _is_dead(trial, removed, group, reference):
+            dead += 1
+            continue
+        results += tries
+        found += 1
     return tuple(results)
+
+
+def _is_dead(
+    trial: Trial,
+    removed: Mapping[str, NDArray[np.bool_]],
+    group: Group,
+    reference: tuple[object, ...],
+) -> bool:
+    """Whether no output hears any of the group's removed units: then nothing can be told."""
+    loud = trial.analysis.kept_labels({**removed, group.name: np.zeros(group.width, dtype=bool)})
+    return deviation(trial.silenced(loud), reference) == 0.0
 
 
 def _in_group(

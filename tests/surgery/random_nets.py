@@ -109,15 +109,21 @@ def _write(x: torch.Tensor) -> torch.Tensor:
     return y
 
 
+def _shuffle(x: torch.Tensor) -> torch.Tensor:
+    if x.shape[1] % 2:
+        return x.flip(1)
+    pairs = x.view(-1, 2, x.shape[1] // 2, SIZE, SIZE).transpose(1, 2)
+    return pairs.reshape(-1, x.shape[1], SIZE, SIZE)
+
+
 def _layer(kind: str, number: int, width: int) -> tuple[nn.Module, int]:
     """The layer of a step on `width` channels, and the width behind it."""
     match kind:
         case "conv":
             return conv(width, number), number
         case "conv in groups":
-            return nn.Sequential(
-                conv(width, 2 * number), conv(2 * number, number, groups=2)
-            ), number
+            inner = conv(width, 2 * number), conv(2 * number, 2 * number, groups=2)
+            return nn.Sequential(*inner), 2 * number
         case "depthwise":
             return conv(width, width, groups=width), width
         case "upside down":
@@ -144,15 +150,7 @@ _MOVES = {
     "roll": lambda n: lambda x: x.roll((n, 1), (1, 2)),
     "halves": lambda n: _halves,
     "write": lambda n: _write,
-    "shuffle": lambda n: (
-        lambda x: (
-            x.view(-1, 2, x.shape[1] // 2, SIZE, SIZE)
-            .transpose(1, 2)
-            .reshape(-1, x.shape[1], SIZE, SIZE)
-            if x.shape[1] % 2 == 0
-            else x.flip(1)
-        )
-    ),
+    "shuffle": lambda n: _shuffle,
     "scale": lambda n: lambda x: x * x.shape[1] ** -0.5 - x.sum(1, keepdim=True) * 0.1,
     "mean": lambda n: lambda x: x - x.mean((1, 2, 3) if n % 2 else 1, keepdim=True),
     "stack": lambda n: lambda x: torch.stack([x, x.flip(1)], 2).amax(2),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from random_nets import build, steps
 from small_nets import eager_silence, image, require_equal
@@ -67,9 +67,13 @@ def _readers_are_layers(steps) -> bool:
 @few
 @given(steps=steps, seed=st.integers(0, 99))
 def test_two_surgeries_are_one(steps, seed):
-    """Shrunk twice = the composed plan on the dense model: same tensors, same code."""
+    """Shrunk twice = the composed plan on the dense model, as long as no width falls to one unit.
+
+    (One head or one group left is an ordinary layer: it can be cut where the dense one cannot.)
+    """
     analysis = analyze(build(steps), (X,))
     first = random_plan(analysis, seed)
+    assume(all(len(group.keep) > 1 for group in first.groups))
     once = shrink(analysis, first)
     again = analyze(once, (X,))
     second = random_plan(again, seed + 1)
