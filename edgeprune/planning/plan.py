@@ -117,13 +117,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _File(Plan):
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     schema: Literal[1]
 
 
 def read_plan(text: str, *, where: str = "plan.json") -> Plan:
     """A plan from its JSON. Raises `PlanError` where a key or a number does not fit."""
     try:
-        data = TypeAdapter(_File, config=ConfigDict(extra="forbid")).validate_json(text)
+        data = TypeAdapter(_File).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         raise PlanError(
