@@ -160,17 +160,21 @@ def roll(op: Operation, node: fx.Node) -> None:
     shifts, dims = _integers(node.args[1]), _integers(node.args[2])
     pairs = [(shift, dim % ndim) for shift, dim in zip(shifts, dims, strict=True)]
     changed = _changed(op, node)
-    rolled = sorted({dim for _, dim in pairs if dim in changed and not op.is_identity(node, dim)})
-    rest = [(shift, dim) for shift, dim in pairs if dim not in rolled]
-    # Where each kept position came from is asked of the op as it was: before any edit.
-    sources = {dim: op.sources(node, dim) for dim in rolled}
-    if not rest:
-        last, positions = sources.popitem()
-        op.gather(node, last, positions)
-    for dim, positions in sources.items():
-        op.gather_before(node, dim, positions)
+    rest = [(shift, dim) for shift, dim in pairs if dim not in changed]
+    # Asked of the op as it was: before any edit. A full turn of 8 is none of the 5 that are left.
+    sources = {
+        dim: op.sources(node, dim)
+        for dim in sorted({dim for _, dim in pairs} & changed)
+        if not op.is_identity(node, dim)
+    }
     if rest:
         node.args = (node.args[0], [shift for shift, _ in rest], [dim for _, dim in rest])
+    elif sources:
+        op.gather(node, *sources.popitem())
+    else:
+        node.target, node.args = aten.alias.default, (node.args[0],)
+    for dim, positions in sources.items():
+        op.gather_before(node, dim, positions)
 
 
 @rewrite(aten.constant_pad_nd.default, aten.pad.default)
