@@ -46,8 +46,8 @@ def run_command(
     Several rounds of score, remove, prove and recover with an accuracy guard; then ONNX, gates for
     latency, accuracy, size and parity on ONNX Runtime, and a folder with model, plan and report.
     """
-    # Read by OpenMP when torch loads: a waiting thread sleeps. Spinning, the default, makes training
-    # several times slower as soon as anything else runs on one of the cores.
+    # Read by OpenMP when torch loads: a waiting thread sleeps. Spinning, the default, makes
+    # training several times slower as soon as anything else runs on one of the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with session(json=json, quiet=quiet, verbose=verbose) as current:
         from edgeprune.cli.progress import terminal_progress

@@ -46,3 +46,12 @@ def test_noise_in_eval_is_refused():
 
     with pytest.raises(ModelNotSupported, match="expected eager's values"):
         capture(model, (noise(2, 4),))
+
+
+def test_a_fixed_batch_is_said():
+    """A model that only takes two samples is captured for two, and says so."""
+    model = net(lambda m, x: m.a(x).reshape(2, 3) + torch.ones(2, 3), a=nn.Linear(4, 3))
+    captured = capture(model, (noise(2, 4),))
+
+    assert not captured.dynamic_batch
+    assert any("fixes its batch size" in note for note in captured.lost)

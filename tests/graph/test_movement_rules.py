@@ -47,6 +47,13 @@ def test_roll_over_two_dims_keeps_the_other_shift():
     pruned_like_silenced(between(lambda y: y.roll((2, 3), (1, 2))), image())
 
 
+@pytest.mark.parametrize("shift", [8, 16])
+def test_a_full_turn_stays_no_turn(shift):
+    """Rolled by all of the 8 channels nothing moves; rolled by 8 the 4 that stay would not."""
+    pruned_like_silenced(between(lambda y: y.roll((shift, 1), (1, 2))), image())
+    pruned_like_silenced(between(lambda y: y.roll(shift + 8, 1)), image(), keep_fraction=0.7)
+
+
 def test_roll_over_all_axes_pins():
     """Without dims, the last features of one sample become the first of the next: nothing goes."""
     model = between_features(lambda y: y.roll(3))
@@ -322,7 +329,7 @@ def test_squeeze_does_not_swallow_a_width_of_one(keep_fraction):
     assert prune(model, (image(3),), keep_fraction=keep_fraction, dynamic_batch=False).proof.holds
 
 
-@pytest.mark.parametrize("order", [[3, 1, 0, 2, 7, 6, 5, 4], [3, -1, 0]])
+@pytest.mark.parametrize("order", [[3, 1, 0, 2, 7, 6, 5, 4], [3, -1, 0], [True, False] * 4])
 def test_constant_indices_move_channels(order):
     """y[:, indices] with numbers that the model holds: each reader hears what the number says."""
     index = torch.tensor(order)

@@ -67,10 +67,12 @@ def _readers_are_layers(steps) -> bool:
 @few
 @given(steps=steps, seed=st.integers(0, 99))
 def test_two_surgeries_are_one(steps, seed):
-    """Shrunk twice = the composed plan on the dense model, as long as no width falls to one unit.
+    """Shrunk twice = the composed plan on the dense model, tensor by tensor.
 
-    (One head or one group left is an ordinary layer: it can be cut where the dense one cannot.)
+    Left out: a width that fell to one unit (one head or group left is an ordinary layer, which
+    can be cut where the dense one cannot) and shuffles (2 x 3 channels lose columns, 2 x 2 rows).
     """
+    assume("shuffle" not in {kind for kind, _ in steps})
     analysis = analyze(build(steps), (X,))
     first = random_plan(analysis, seed)
     assume(all(len(group.keep) > 1 for group in first.groups))
