@@ -129,13 +129,13 @@ class RecoverSection(Section):
         le=1000.0,
     )
     learning_rate: float = Field(
-        default=2e-3,
+        default=0.05,
         description="Peak step size of the optimiser, above 0, at most 10.",
         gt=0,
         le=10,
     )
     weight_decay: float = Field(
-        default=1e-2, description="Decay of matrices and kernels per step, 0-1.", ge=0.0, le=1.0
+        default=1e-4, description="Decay of matrices and kernels per step, 0-1.", ge=0.0, le=1.0
     )
     distillation: float = Field(
         default=0.9,
