@@ -138,7 +138,9 @@ def _in_group(
         results.append(_try("kept unit silenced", group, silence_kept, len(stays), margin))
     results.append(_try("removed unit left loud", group, leave_loud, len(goes), margin))
     both = min(len(stays), len(goes))
-    results.append(_try("index swapped in one slot", group, swap, both, margin))
+    if both:
+        # A group may lose all its units where the rest of the width is pinned.
+        results.append(_try("index swapped in one slot", group, swap, both, margin))
     return results
 
 
