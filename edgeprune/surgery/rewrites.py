@@ -201,6 +201,18 @@ def pad(op: Operation, node: fx.Node) -> None:
     node.update_arg(1, widths)
 
 
+@rewrite(aten.repeat.default)
+def repeat(op: Operation, node: fx.Node) -> None:
+    """repeat(x, [1, 8]) of (2, 1) with 5 of 8 kept -> repeat(x, [1, 5]); copies stay whole."""
+    shape, source = op.shape_after(node), op.before(node.args[0])
+    repeats: list[Argument] = list(node.args[1])  # type: ignore[arg-type]
+    missing = len(repeats) - len(source.shape)
+    for dim in _changed_in(op, node):
+        if dim < missing or source.shape[dim - missing] == 1:
+            repeats[dim] = shape[dim]
+    node.update_arg(1, repeats)
+
+
 @rewrite(aten.repeat_interleave.self_int)
 def repeat_interleave(op: Operation, node: fx.Node) -> None:
     """repeat_interleave(x, 2, 1, output_size=16) with 5 of 8 kept -> output_size=10."""
@@ -290,6 +302,11 @@ def _changed(op: Operation, node: fx.Node) -> set[int]:
     """Dims of an op that keeps them in place, along which its input or its result lost some."""
     source, result = op.before(node.args[0]), op.before(node)
     return set(op.survivors.along(source)) | set(op.survivors.along(result))
+
+
+def _changed_in(op: Operation, node: fx.Node) -> set[int]:
+    """Dims of the result that lost some."""
+    return set(op.survivors.along(op.before(node)))
 
 
 def _share(op: Operation, node: fx.Node, written: Argument, channel: int) -> Argument:

@@ -270,6 +270,16 @@ def test_repeats_tie_the_copies(copies, positions):
     assert partner(pruned_like_silenced(model, noise(2, 8)).analysis, 2) == positions
 
 
+@pytest.mark.parametrize(
+    "spread", [lambda g: g.repeat(1, 8, 1, 1), lambda g: g.expand(-1, 8, 6, 6)]
+)
+def test_a_size_of_one_spread_over_the_width(spread):
+    """One gate for all channels, repeated 8 times in the code: the 8 follows the channels."""
+    model = net(lambda m, x: m.b(m.a(x) * spread(m.g(x))), a=conv(3, 8), g=conv(3, 1), b=conv(8, 4))
+
+    assert [g.width for g in pruned_like_silenced(model, image()).analysis.groups] == [8]
+
+
 def test_repeat_over_two_dims():
     """Repeated along tokens and features at once: both still happen after surgery."""
     model = net(

@@ -23,7 +23,7 @@ X = image(2, size=4)
 
 few = settings(
     deadline=None,
-    max_examples=25,
+    max_examples=30,
     derandomize=True,
     database=None,
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
@@ -35,6 +35,8 @@ def random_plan(analysis: Analysis, seed: int) -> Plan:
     """A random share of random units of every group, never a whole value."""
     draw = np.random.default_rng(seed)
     removed = {g.name: draw.random(g.width) < draw.random() for g in analysis.groups}
+    for group in analysis.groups:
+        removed[group.name][draw.integers(group.width)] = False
     removed = analysis.spare(removed, score(analysis, "random", seed=seed).values)
     return make_plan(analysis, removed, Request(), "random")
 
@@ -42,7 +44,11 @@ def random_plan(analysis: Analysis, seed: int) -> Plan:
 @few
 @given(steps=steps, seed=st.integers(0, 99))
 def test_silenced_is_shrunk(steps, seed):
-    """Any units of any small net: proved, and equal to the eager model with silenced readers."""
+    """Any units of any small net: proved, equal to the eager model with silenced readers.
+
+    And the plan describes it: dense[mask] has the values of each shrunk tensor, and its JSON
+    reads back as the same plan.
+    """
     model = build(steps)
     analysis = analyze(model, (X,))
     plan = random_plan(analysis, seed)
@@ -50,8 +56,10 @@ def test_silenced_is_shrunk(steps, seed):
 
     outcome = prove(analysis, plan, small).require().outcome
     assert outcome in ("proved", "weak", "no change", "nothing removed")
-    for group in plan.groups:
-        assert len(group.keep) >= 1
+    assert read_plan(plan.to_json()) == plan
+    dense, left = analysis.captured.module.state_dict(), small.state_dict()
+    for name, mask in plan.keep_mask().items():
+        assert dense[name][torch.from_numpy(mask)].equal(left[name].reshape(-1)), name
     other = image(3, size=4, seed=seed)
     if _readers_are_layers(steps):
         with eager_silence(model, plan), torch.no_grad():
@@ -64,7 +72,7 @@ def _readers_are_layers(steps) -> bool:
     return not {"scale", "mean", "tokens"} & {kind for kind, _ in steps}
 
 
-@few
+@settings(few, max_examples=12)
 @given(steps=steps, seed=st.integers(0, 99))
 def test_two_surgeries_are_one(steps, seed):
     """Shrunk twice = the composed plan on the dense model, tensor by tensor.
@@ -89,23 +97,7 @@ def test_two_surgeries_are_one(steps, seed):
     require_equal(replayed(X), twice(X), 1e-6)
 
 
-@few
-@given(steps=steps, seed=st.integers(0, 99))
-def test_the_plan_describes_the_shrunk_tensors(steps, seed):
-    """dense[mask] has the values of the shrunk tensor; the JSON reads back as the same plan."""
-    analysis = analyze(build(steps), (X,))
-    plan = random_plan(analysis, seed)
-    small = shrink(analysis, plan).state_dict()
-    dense = analysis.captured.module.state_dict()
-
-    masks = plan.keep_mask()
-    assert set(masks) == set(dense)
-    for name, mask in masks.items():
-        assert dense[name][torch.from_numpy(mask)].equal(small[name].reshape(-1)), name
-    assert read_plan(plan.to_json()) == plan
-
-
-@few
+@settings(few, max_examples=6)
 @given(steps=steps)
 def test_an_empty_plan_changes_nothing(steps):
     """Every unit kept: the same graph, bit for bit the same output, and no proof of anything."""

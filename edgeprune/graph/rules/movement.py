@@ -48,7 +48,6 @@ def collapse(layer: torch.Tensor) -> torch.Tensor:
     aten.numpy_T.default,
     aten.permute.default,
     aten.ravel.default,
-    aten.repeat.default,
     aten.repeat_interleave.self_int,
     aten.reshape.default,
     aten.rot90.default,
@@ -211,6 +210,27 @@ def expand(t: Trace, x: Value, size: Sequence[int], **kwargs: object) -> Value:
         if old[dim] == 1 and shape[dim] > 1 and not _is_symbolic(written, dim)
     )
     return t.created(Value(shape, layers), fresh)
+
+
+@rule(aten.repeat.default)
+def repeat(t: Trace, x: Value, repeats: Sequence[int]) -> Value:
+    """Copies keep their labels; a dim of size 1 repeated is as `expand`, its number can follow.
+
+    x (2, 3) with labels 1..3, repeats (1, 2): 1, 2, 3, 1, 2, 3. x (2, 1), repeats (1, 8): eight
+    fresh labels along dim 1.
+    """
+    moved = movement(t, x, repeats)
+    if not isinstance(moved, Value):
+        return Value(t.shape)
+    missing = len(repeats) - len(x.shape)
+    old = (1,) * missing + x.shape
+    written = t.node.args[1]
+    fresh = tuple(
+        dim
+        for dim in range(len(repeats))
+        if old[dim] == 1 and moved.shape[dim] > 1 and not _is_symbolic(written, dim)
+    )
+    return t.created(moved, fresh)
 
 
 @rule(aten.expand_as.default)

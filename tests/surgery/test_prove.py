@@ -1,0 +1,225 @@
+"""The proof: it holds on healthy nets, fails on broken ones, and never says more than it knows."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_nets import between, conv, image, net, noise, randomised
+from torch import nn
+
+from edgeprune.errors import InternalError, ModelNotSupported, PlanError, ProofFailed
+from edgeprune.graph.analysis import analyze
+from edgeprune.graph.module import set_tensor
+from edgeprune.planning.plan import plan as make
+from edgeprune.scoring.scores import score
+from edgeprune.surgery.prove import prove
+from edgeprune.surgery.prune import prune
+from edgeprune.surgery.shrink import shrink
+
+
+def healthy():
+    """Two widths, a norm, a mean over channels and a grouped convolution."""
+
+    def run(m, x):
+        y = torch.tanh(m.n(m.a(x)))
+        y = y - y.mean(1, keepdim=True)
+        return m.h(torch.tanh(m.g(y)).mean((2, 3)))
+
+    return net(
+        run,
+        a=conv(3, 8),
+        n=nn.BatchNorm2d(8),
+        g=conv(8, 8, groups=4),
+        h=nn.Linear(8, 4),
+    )
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    """The healthy net at half."""
+    return prune(healthy(), (image(),))
+
+
+def test_a_healthy_net_is_proved(pruned):
+    """Agrees to rounding, really changed, and every sabotaged comparison was told apart."""
+    proof = pruned.proof
+
+    assert proof.outcome == "proved"
+    assert proof.error <= proof.tolerance
+    assert proof.change > 0.01
+    assert all(attempt.detected for attempt in proof.sabotages)
+    assert {attempt.kind for attempt in proof.sabotages} == {
+        "kept unit silenced",
+        "removed unit left loud",
+        "index swapped in one slot",
+    }
+    assert proof.require() is proof
+
+
+def swapped(module, name, dim=0):
+    """The tensor `name` with its first two positions along `dim` exchanged."""
+    tensor = (
+        module.get_parameter(name).detach() if "running" not in name else (module.get_buffer(name))
+    )
+    order = [1, 0, *range(2, tensor.shape[dim])]
+    set_tensor(module, name, tensor.index_select(dim, torch.tensor(order)))
+
+
+@pytest.mark.parametrize(
+    "name", ["a.weight", "a.bias", "n.running_mean", "n.weight", "g.weight", "g.bias"]
+)
+def test_two_indices_swapped_in_one_tensor_fail(pruned, name):
+    """The smallest possible slip in one tensor of the shrunk model is found."""
+    broken = copy.deepcopy(pruned.model)
+    swapped(broken, name)
+
+    assert prove(pruned.analysis, pruned.plan, broken).outcome == "failed"
+
+
+def edited(module, op, position, value):
+    """The shrunk graph with one argument of the first node that calls `op` changed."""
+    broken = copy.deepcopy(module)
+    node = next(n for n in broken.graph.nodes if n.target is op)
+    node.update_arg(position, value)
+    broken.recompile()
+    return broken
+
+
+def test_a_missing_mean_factor_fails_and_names_the_node(pruned):
+    """Without the factor 4 / 8 the mean is that of 4: the first wrong node and line are named."""
+    broken = edited(pruned.model, torch.ops.aten.mul.Scalar, 1, 1.0)
+    proof = prove(pruned.analysis, pruned.plan, broken)
+
+    with pytest.raises(ProofFailed, match=r"proof at \w+ \(aten\..+\.py:\d+") as caught:
+        proof.require()
+    assert caught.value.exit_code == 70
+    assert "bug of edgeprune" in str(caught.value)
+
+
+def test_wrong_groups_fail():
+    """A grouped convolution with half the groups it should have: it runs, and is refused."""
+    model = net(
+        lambda m, x: m.c(torch.tanh(m.b(m.a(x)))),
+        a=conv(3, 8),
+        b=conv(8, 8, groups=8),
+        c=conv(8, 4),
+    )
+    pruned = prune(model, (image(),))
+    broken = copy.deepcopy(pruned.model)
+    node = [n for n in broken.graph.nodes if "conv2d" in str(n.target)][1]
+    node.update_arg(6, 2)
+    broken.b.weight = nn.Parameter(broken.b.weight.detach().repeat(1, 2, 1, 1))
+    broken.recompile()
+
+    assert prove(pruned.analysis, pruned.plan, broken).outcome == "failed"
+
+
+def test_the_scale_of_attention_is_the_dense_one():
+    """One head at half its width: recomputing the scale from the new width fails the proof."""
+    model = net(
+        lambda m, x: m.o(F.scaled_dot_product_attention(m.q(x), m.k(x), m.v(x))),
+        q=nn.Linear(6, 8),
+        k=nn.Linear(6, 8),
+        v=nn.Linear(6, 8),
+        o=nn.Linear(8, 3),
+    )
+    pruned = prune(model, (noise(2, 5, 6),))
+    broken = copy.deepcopy(pruned.model)
+    node = next(n for n in broken.graph.nodes if "dot_product" in str(n.target))
+    assert node.kwargs["scale"] == pytest.approx(8**-0.5)
+    node.kwargs = {}
+    broken.recompile()
+
+    assert prove(pruned.analysis, pruned.plan, broken).outcome == "failed"
+
+
+def test_another_models_weights_fail(pruned):
+    """The right graph with other weights is not the model."""
+    broken = randomised(copy.deepcopy(pruned.model), seed=3)
+
+    assert prove(pruned.analysis, pruned.plan, broken).outcome == "failed"
+
+
+def test_a_wrong_output_shape_fails(pruned):
+    """A model of another shape is infinitely far."""
+    proof = prove(pruned.analysis, pruned.plan, nn.Sequential(nn.Flatten(), nn.Linear(108, 5)))
+
+    assert proof.outcome == "failed"
+    assert proof.error == float("inf")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_proof_is_reproducible(pruned, seed):
+    """The same seed gives the same numbers."""
+    one = prove(pruned.analysis, pruned.plan, pruned.model, seed=seed)
+
+    assert one == prove(pruned.analysis, pruned.plan, pruned.model, seed=seed)
+
+
+def test_a_constant_output_proves_nothing():
+    """A head of zeros: 0 = 0 is refused, with what to do."""
+    model = healthy()
+    nn.init.zeros_(model.h.weight)
+    nn.init.zeros_(model.h.bias)
+
+    with pytest.raises(ModelNotSupported, match="constant or non-finite"):
+        prune(model, (image(),))
+
+
+def test_an_output_that_is_not_finite_proves_nothing():
+    """NaN equals nothing, so nothing is claimed."""
+    model = net(lambda m, x: m.b(m.a(x)) / 0, a=nn.Linear(8, 6), b=nn.Linear(6, 4))
+
+    with pytest.raises((ModelNotSupported, InternalError)):
+        prune(model, (noise(2, 8),))
+
+
+def test_nothing_removed_is_not_a_proof():
+    """keep_fraction 1 leaves the model whole, and says so."""
+    pruned = prune(healthy(), (image(),), keep_fraction=1.0)
+
+    assert pruned.proof.outcome == "nothing removed"
+    assert not pruned.proof.holds
+    assert pruned.plan.axes == ()
+
+
+def test_dead_units_are_no_change():
+    """Only units that nobody hears go: the output is the dense one, and that is said."""
+    model = between(lambda y: y[:, 4:], 8, 4)
+    analysis = analyze(model, (image(),))
+    scores = score(analysis, "random")
+    dead = next(g.name for g in analysis.groups if all(t.parameter != "b.weight" for t in g.tables))
+    index = [g.name for g in analysis.groups].index(dead)
+    decided = make(analysis, scores, keep_fraction=0.5)
+    other = analysis.groups[1 - index].name
+
+    from edgeprune.planning.allocate import Request
+    from edgeprune.planning.plan import make_plan
+    from edgeprune.surgery.survivors import removed_units
+
+    removed = removed_units(analysis, decided)
+    removed[other][:] = False
+    only_dead = make_plan(analysis, removed, Request(), "random")
+    proof = prove(analysis, only_dead, shrink(analysis, only_dead))
+    assert proof.outcome == "no change"
+    assert proof.change == 0.0
+
+
+def test_nothing_to_remove_is_said_with_the_pins():
+    """A model whose every width is pinned: the reasons stand in the error."""
+    model = net(lambda m, x: m.a(x).sort(-1)[0], a=nn.Linear(8, 6))
+
+    with pytest.raises(PlanError, match="aten.sort.default has no rule"):
+        prune(model, (noise(2, 8),))
+
+
+def test_half_precision_inside_is_judged_in_float32():
+    """A cast to float16 inside: float64 cannot resolve it, the float32 scale can."""
+    model = net(
+        lambda m, x: m.b(m.a(x).half().relu().float()), a=nn.Linear(8, 64), b=nn.Linear(64, 4)
+    )
+
+    assert prune(model, (noise(4, 8),)).proof.holds
