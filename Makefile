@@ -15,7 +15,7 @@ demo: $(STAMP)
 	@$(BIN)/edgeprune run samples/fashion/recipe.toml --out build/fashion
 
 test: $(STAMP)
-	@$(THREADS) $(BIN)/python -m pytest -q -n 2
+	@$(THREADS) $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

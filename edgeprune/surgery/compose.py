@@ -44,6 +44,14 @@ def compose(analysis: Analysis, first: Plan, second: Plan) -> Plan:
         axes=tuple(axes.values()),
         tensors=first.tensors,
     )
-    removed = removed_units(analysis, combined)
+    try:
+        removed = removed_units(analysis, combined)
+    except PlanError as error:
+        raise PlanError(
+            f"compose: expected the second plan to remove whole units of the dense model, got a "
+            f"part of one ({error}) With one head or one group left, the smaller model offers "
+            "finer units than the dense one has: spare that group, or keep two.",
+            where=error.where,
+        ) from error
     request = Request(combined.keep_fraction, combined.allocation, combined.multiple)
     return make_plan(analysis, removed, request, combined.criterion)
