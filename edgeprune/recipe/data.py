@@ -75,13 +75,18 @@ def load_data(spec: str, base_dir: Path | None = None) -> Data:
 
 
 def check_data(data: Data) -> None:
-    """Check each split: re-iterable, pairs, equal lengths, finite; the same shapes in all."""
+    """Check each split: re-iterable, pairs, equal lengths, finite; the same shapes in all.
+
+    Of the test split only that it can be read: its batches are looked at once, at the end.
+    """
     shapes: dict[str, tuple[tuple[str, tuple[int, ...]], ...]] = {}
     for name in _LABELLED:
         if getattr(data, name) is None:
             raise _fault(name, "batches of (inputs, target)", "None", "Give Data this split.")
     for name, split in data.splits():
-        shapes[name] = _check_split(name, split)
+        _check_iterable(name, split)
+        if name != "test":
+            shapes[name] = _check_first_batch(name, split)
     first = next(iter(shapes))
     for name, shape in shapes.items():
         if shape != shapes[first]:
@@ -131,8 +136,7 @@ def is_several(inputs: object) -> TypeGuard[Sequence[object]]:
     return isinstance(inputs, list) and bool(inputs) and hasattr(inputs[0], "shape")
 
 
-def _check_split(name: str, split: Split) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Names and shapes (without the batch) of the first batch's inputs."""
+def _check_iterable(name: str, split: Split) -> None:
     if not isinstance(split, Iterable):
         raise _fault(name, "an iterable of batches", type(split).__name__, "Give a list or loader.")
     if isinstance(split, Iterator):
@@ -142,6 +146,10 @@ def _check_split(name: str, split: Split) -> tuple[tuple[str, tuple[int, ...]], 
             f"a one-shot {type(split).__name__}",
             "Give a list, a DataLoader, or an object whose __iter__ starts over.",
         )
+
+
+def _check_first_batch(name: str, split: Split) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Names and shapes (without the batch) of the first batch's inputs."""
     try:
         first = next(itertools.islice(split, 1), None)
     except Exception as error:

@@ -51,11 +51,11 @@ class Split:
         return len(self.targets) // 32
 
     def __iter__(self):
+        with (Path(__file__).parent / "passes.txt").open("a") as file:
+            file.write(self.name + "\\n")
         for start in range(0, len(self.targets), 32):
             part = slice(start, start + 32)
             yield self.inputs[part], (self.targets[part] if self.labelled else None)
-        with (Path(__file__).parent / "passes.txt").open("a") as file:
-            file.write(self.name + "\\n")
 
 def load():
     return edgeprune.Data(
