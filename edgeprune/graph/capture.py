@@ -28,6 +28,8 @@ aten = torch.ops.aten
 # What export notes about sizes and dtypes of the example; after surgery it would be wrong.
 _GUARDS = (aten._assert_scalar.default, aten._assert_tensor_metadata.default)
 
+_BATCH_FIXED = "dynamic batch: the model fixes its batch size, so the graph does too"
+
 # Capture runs the same kernels as eager; a larger difference means a baked value.
 _TOLERANCE = 1e-4
 
@@ -111,7 +113,7 @@ def _recapture(model: CapturedModule, given: Inputs, dynamic_batch: bool) -> Cap
         kwargs=inputs.kwargs,
         facts=facts,
         dynamic_batch=free,
-        lost=(),
+        lost=(_BATCH_FIXED,) if dynamic_batch and not free else (),
     )
 
 
@@ -288,7 +290,7 @@ def _lost(model: nn.Module, module: CapturedModule, batch_fixed: bool) -> tuple[
     """What the graph in eval mode no longer has, for the user to know."""
     lost: list[str] = []
     if batch_fixed:
-        lost.append("dynamic batch: the model fixes its batch size, so the graph does too")
+        lost.append(_BATCH_FIXED)
     nodes = list(module.graph.nodes)
     visited = {module_path(node) for node in nodes if node.op == "call_function"}
     # A leaf whose weights another module reads directly: MultiheadAttention.out_proj.

@@ -67,7 +67,7 @@ def test_nothing_of_a_machine_is_in_the_project(what):
     [
         ("a machine's path", 'open("/home/somebody/x")'),
         ("a machine's path", "/Users/somebody"),
-        ("a package index", "https://pypi.example.org/x"),
+        ("a package index", "https://mirror.pypi-like.example/x"),
     ],
 )
 def test_the_search_for_a_machine_can_fail(what, text):
