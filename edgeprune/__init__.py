@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from edgeprune.scoring.scores import Scores, score
     from edgeprune.surgery.prove import Proof, prove
     from edgeprune.surgery.prune import Pruned, prune
+    from edgeprune.surgery.repair import repair
+    from edgeprune.surgery.repair_report import LayerRepair, Repair
     from edgeprune.surgery.shrink import shrink
 
 __version__ = "0.1.0"
@@ -40,6 +42,7 @@ __all__ = [
     "EdgepruneError",
     "EnvironmentFailed",
     "InternalError",
+    "LayerRepair",
     "ModelNotSupported",
     "Plan",
     "PlanError",
@@ -47,6 +50,7 @@ __all__ = [
     "ProofFailed",
     "Pruned",
     "RecipeError",
+    "Repair",
     "Scores",
     "UsageError",
     "UserCodeError",
@@ -57,6 +61,7 @@ __all__ = [
     "plan",
     "prove",
     "prune",
+    "repair",
     "score",
     "shrink",
 ]
@@ -82,6 +87,8 @@ _HOMES = {
     "edgeprune.scoring.scores": ("Scores", "score"),
     "edgeprune.surgery.prove": ("Proof", "prove"),
     "edgeprune.surgery.prune": ("Pruned", "prune"),
+    "edgeprune.surgery.repair": ("repair",),
+    "edgeprune.surgery.repair_report": ("LayerRepair", "Repair"),
     "edgeprune.surgery.shrink": ("shrink",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

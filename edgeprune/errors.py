@@ -6,6 +6,7 @@ EdgepruneError
 │   ├── DataError             a split, a batch, a metric or a loss
 │   ├── UserCodeError         the user's factory, metric or loss raised; the cause is chained
 │   └── PlanError             a plan that does not fit, or asks for what cannot be
+├── BudgetNotMet          1   the budget is out of reach, whatever is removed
 ├── ModelNotSupported     4   torch.export cannot take the model, or what it took differs from eager
 ├── EnvironmentFailed     5   device, disk, a missing package
 └── InternalError        70   our bug
@@ -54,6 +55,12 @@ class UserCodeError(UsageError):
 
 class PlanError(UsageError):
     """A plan does not belong to this model, or asks for a removal that is not possible."""
+
+
+class BudgetNotMet(EdgepruneError):
+    """Even the smallest model that the removals allow misses the budget; says what it reaches."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class ModelNotSupported(EdgepruneError):

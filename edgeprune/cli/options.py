@@ -11,7 +11,8 @@ Model: TypeAlias = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="path/to/file.py:factory, package.module:factory or torchvision:NAME.",
+        help="path/to/file.py:factory, package.module:factory, torchvision:NAME, timm:NAME or a "
+        ".pt2 file.",
         show_default=False,
     ),
 ]
@@ -29,7 +30,7 @@ InputShapes: TypeAlias = Annotated[
         "--input",
         metavar="SHAPE",
         help="Example input, batch first: 2x3x224x224[:int64], several joined by commas. "
-        "Default: the factory's example, or what torchvision knows.",
+        "Default: the factory's or file's example, or what the zoo knows.",
         show_default=False,
     ),
 ]

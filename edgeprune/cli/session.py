@@ -57,13 +57,17 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(*, json: bool, quiet: bool, verbose: int) -> Iterator[Session]:
-    """Run a command's body; an error becomes one block on stderr and the exit code it carries."""
+def session(*, json: bool, quiet: bool, verbose: int, interrupted: str = "") -> Iterator[Session]:
+    """Run a command's body; an error becomes one block on stderr and the exit code it carries.
+
+    interrupted: what to do after Ctrl-C.
+    """
     current = Session(json=json, quiet=quiet, verbose=verbose)
     try:
         yield current
     except KeyboardInterrupt:
-        _console(stderr=True).print("Interrupted.", style="bold yellow")
+        words = f"Interrupted. {interrupted}".rstrip()
+        _console(stderr=True).print(words, style="bold yellow", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     except (EdgepruneError, ModuleNotFoundError) as error:
         raise typer.Exit(_report(current, _known(error))) from None

@@ -15,9 +15,9 @@ from torch.utils import _pytree as pytree
 
 from edgeprune.errors import EnvironmentFailed, ModelNotSupported
 from edgeprune.exporting.names import input_names, output_names, unique
-from edgeprune.exporting.quiet import quietly
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.inputs import Inputs, clone, is_batched
+from edgeprune.graph.quiet import quietly
 
 BATCH = "batch"
 """Symbol of the dynamic first dim in every file."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,15 +18,13 @@ from torch.export.dynamic_shapes import ShapesCollection
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import ModelNotSupported, UsageError
+from edgeprune.graph.exported import as_captured, from_exported, is_exported
 from edgeprune.graph.inputs import Inputs, clone, grow_batch, is_batched, resize_batch, vary
-from edgeprune.graph.module import CapturedModule, add_training_flags, drop_unread
+from edgeprune.graph.module import CapturedModule
 from edgeprune.graph.observe import Facts, observe
-from edgeprune.graph.provenance import keep_only_provenance, module_path
-
-aten = torch.ops.aten
-
-# What export notes about sizes and dtypes of the example; after surgery it would be wrong.
-_GUARDS = (aten._assert_scalar.default, aten._assert_tensor_metadata.default)
+from edgeprune.graph.provenance import error_line, keep_only_provenance, module_path
+from edgeprune.graph.quiet import quietly
+from edgeprune.recipe.trial import same_buffers
 
 _BATCH_FIXED = "dynamic batch: the model fixes its batch size, so the graph does too"
 
@@ -64,19 +62,20 @@ def capture(
 ) -> Captured:
     """Capture `model` (not changed) with example inputs, batch first.
 
+    A graph that torch.export made already (`ep.module()`) is taken as it is.
     Raises `ModelNotSupported` when torch.export refuses the model, or when the captured graph and
     eager differ on two inputs or on another batch size.
     """
     given = Inputs(args=_as_args(args), kwargs=dict(kwargs or {}))
     if isinstance(model, CapturedModule):
-        return _recapture(model, given, dynamic_batch)
+        return _recapture(copy.deepcopy(model), given, dynamic_batch, _takes_another_batch)
+    if is_exported(model):
+        return _recapture(from_exported(model), given, dynamic_batch, _treats_samples_alike)
     with _eval_mode(model), torch.no_grad():
         free = dynamic_batch and _takes_another_batch(model, given)
         inputs = grow_batch(given) if free else given
         program, is_dynamic = _export(model, inputs, free)
-        module = _to_module(program)
-        drop_unread(module)
-        add_training_flags(module, model)
+        module = as_captured(program.module(check_guards=False), model)
         lost = _lost(model, module, dynamic_batch and not is_dynamic)
         facts = _compare(model, module, inputs, is_dynamic)
     keep_only_provenance(module.graph)
@@ -99,13 +98,19 @@ def _as_args(args: tuple[object, ...]) -> tuple[object, ...]:
     return tuple(args)
 
 
-def _recapture(model: CapturedModule, given: Inputs, dynamic_batch: bool) -> Captured:
-    """Our own graph is its own capture: nothing in it depends on stale metadata."""
-    module = copy.deepcopy(model).eval()
+def _recapture(
+    module: CapturedModule,
+    given: Inputs,
+    dynamic_batch: bool,
+    is_free: Callable[[nn.Module, Inputs], bool],
+) -> Captured:
+    """A graph is its own capture: nothing in it depends on stale metadata. Takes `module` over."""
+    module.eval()
+    keep_only_provenance(module.graph)
     with torch.no_grad():
-        free = dynamic_batch and _takes_another_batch(module, given)
+        free = dynamic_batch and is_free(module, given)
     inputs = grow_batch(given) if free else given
-    with _same_buffers(module):
+    with same_buffers(module):
         _, facts = observe(module, *_pair(clone(inputs)))
     return Captured(
         module=module,
@@ -123,40 +128,52 @@ def _takes_another_batch(model: nn.Module, given: Inputs) -> bool:
         return False
     trial = clone(resize_batch(given, given.batch_size + 1))
     try:
-        with _same_buffers(model):
+        with same_buffers(model):
             model(*trial.args, **trial.kwargs)
     except Exception:  # whatever the user's code raises there, it says no
         return False
     return True
 
 
+def _treats_samples_alike(module: nn.Module, given: Inputs) -> bool:
+    """Whether one more sample leaves what the graph gives for the others as it was.
+
+    A graph may run on another batch and still have one baked into a `view` or an `expand`.
+    """
+    size = given.batch_size
+    if size is None or not _takes_another_batch(module, given):
+        return False
+    few, many = clone(given), clone(resize_batch(given, size + 1))
+    with same_buffers(module):
+        ours = pytree.tree_leaves(module(*few.args, **few.kwargs))
+    with same_buffers(module):
+        theirs = pytree.tree_leaves(module(*many.args, **many.kwargs))
+    tensors = [
+        (one, other)
+        for one, other in zip(ours, theirs, strict=True)
+        if is_batched(one, size) and isinstance(other, torch.Tensor)
+    ]
+    return all(
+        other.shape == (size + 1, *one.shape[1:])
+        and _relative_error(one, other[:size]) <= _TOLERANCE
+        for one, other in tensors
+    )
+
+
 @contextlib.contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put every submodule in eval mode, and each back in its own mode afterwards."""
+    """Put every submodule in eval mode, and each back in its own mode afterwards.
+
+    The captured graph shares the model's tensors, so every run starts from the same buffers too.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with _same_buffers(model):
+        with same_buffers(model):
             yield
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-@contextlib.contextmanager
-def _same_buffers(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward pass writes into buffers: counters, caches.
-
-    The captured graph shares the model's tensors, so every run must start from the same state.
-    """
-    before = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if name in before and not torch.equal(before[name], buffer):
-                    buffer.copy_(before[name])
 
 
 def _export(model: nn.Module, inputs: Inputs, dynamic_batch: bool) -> tuple[ExportedProgram, bool]:
@@ -165,25 +182,29 @@ def _export(model: nn.Module, inputs: Inputs, dynamic_batch: bool) -> tuple[Expo
     if not dynamic_batch:
         attempts = [(None, False), (None, True)]
     failures: list[str] = []
+    place = ""
     for dim, strict in attempts:
         try:
-            program = torch.export.export(
-                model,
-                clone(inputs).args,
-                clone(inputs).kwargs,
-                dynamic_shapes=None if dim is None else _shapes(model, inputs, dim),
-                strict=strict,
-            )
+            with quietly():  # a refused attempt prints its graph, and warns of it
+                program = torch.export.export(
+                    model,
+                    clone(inputs).args,
+                    clone(inputs).kwargs,
+                    dynamic_shapes=None if dim is None else _shapes(model, inputs, dim),
+                    strict=strict,
+                )
         except Exception as error:  # torch.export raises anything, user code included
             failures.append(f"{'strict' if strict else 'non-strict'}: {_first_lines(error)}")
             last = error
+            place = place or error_line(error)
         else:
             return program, dim is not None and _is_dynamic(program)
+    where = " ".join(filter(None, (type(model).__name__, place)))
     raise ModelNotSupported(
-        f"capture at {type(model).__name__}: expected a graph from torch.export, got "
+        f"capture at {where}: expected a graph from torch.export, got "
         + " | ".join(dict.fromkeys(failures))
-        + ". Rewrite the line it names without data-dependent Python control flow.",
-        where=type(model).__name__,
+        + ". Rewrite that line without Python control flow that depends on values of the input.",
+        where=place or where,
     ) from last
 
 
@@ -216,18 +237,6 @@ def _is_dynamic(program: ExportedProgram) -> bool:
     )
 
 
-def _to_module(program: ExportedProgram) -> CapturedModule:
-    graph_module = program.module(check_guards=False)
-    for node in list(graph_module.graph.nodes):
-        if node.target in _GUARDS:
-            graph_module.graph.erase_node(node)
-        else:
-            node.meta["module"] = module_path(node)
-    module = CapturedModule(graph_module, graph_module.graph)
-    module.training = False
-    return module
-
-
 def _pair(inputs: Inputs) -> tuple[tuple[object, ...], dict[str, object]]:
     return inputs.args, inputs.kwargs
 
@@ -241,9 +250,9 @@ def _compare(model: nn.Module, module: CapturedModule, inputs: Inputs, is_dynami
     facts: Facts | None = None
     for name, trial in trials:
         one, two = clone(trial), clone(trial)
-        with _same_buffers(model):
+        with same_buffers(model):
             expected = pytree.tree_leaves(model(*one.args, **one.kwargs))
-        with _same_buffers(model):
+        with same_buffers(model):
             got, observed = observe(module, *_pair(two))
         facts = observed if facts is None else facts
         _require_same(expected, list(got), name, type(model).__name__)

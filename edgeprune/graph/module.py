@@ -55,11 +55,19 @@ def _submodule(root: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
-def add_training_flags(module: CapturedModule, original: nn.Module) -> None:
+def trains(node: fx.Node) -> bool:
+    """Whether a batch_norm or dropout node is written in training mode."""
+    if node.target is aten.batch_norm.default:
+        return node.args[_BATCH_NORM_MODE] is True
+    return node.target in _DROPOUTS and node.args[_DROPOUT_MODE] is True
+
+
+def add_training_flags(module: CapturedModule, original: nn.Module | None) -> None:
     """Make batch_norm and dropout nodes read `training` of the submodule they came from (in place).
 
     A BatchNorm whose mode is written into the code (`F.batch_norm(x, m, v)` in a frozen variant)
-    is left as it is: only nodes of real BatchNorm modules follow `train()`.
+    is left as it is: only nodes of real BatchNorm modules follow `train()`. Where the original is
+    not known (None), every batch_norm with running statistics counts as a real one.
     """
     for node in list(module.graph.nodes):
         if node.target is aten.batch_norm.default:
@@ -100,11 +108,13 @@ def drop_unread(module: CapturedModule) -> None:
     module.recompile()
 
 
-def _batch_norm_path(node: fx.Node, original: nn.Module) -> str | None:
+def _batch_norm_path(node: fx.Node, original: nn.Module | None) -> str | None:
     mean = node.args[3]
     if not isinstance(mean, fx.Node) or mean.op != "get_attr":
         return None
     path = str(mean.target).rpartition(".")[0]
+    if original is None:
+        return path
     owner = _submodule(original, path)
     return path if isinstance(owner, nn.modules.batchnorm._BatchNorm) else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from pathlib import Path
 
 from torch import fx
@@ -10,6 +11,7 @@ from torch import fx
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 # Frames of torch itself say nothing to a user: the line that called into torch does.
 _TORCH = re.compile(r"[/\\]torch[/\\](nn|_|utils|export|fx|functional)")
+_LIBRARY = re.compile(r"[/\\](torch|contextlib\.py|functools\.py)([/\\]|$)")
 _PACKAGES = re.compile(r".*?[/\\](?:site|dist)-packages[/\\]")
 
 
@@ -52,3 +54,14 @@ def keep_only_provenance(graph: fx.Graph) -> None:
     """
     for node in graph.nodes:
         node.meta = {"module": module_path(node), "where": source_line(node)}
+
+
+def error_line(error: BaseException) -> str:
+    """`file:line` of the user's innermost frame that an error passed, or `""` without one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = Path(__file__).resolve().parent.parent
+    for frame in reversed(frames):
+        is_ours = package in Path(frame.filename).resolve().parents
+        if Path(frame.filename).is_file() and not is_ours and not _LIBRARY.search(frame.filename):
+            return f"{_short(frame.filename)}:{frame.lineno}"
+    return ""

@@ -17,6 +17,7 @@ from edgeprune.pipeline.delivery import Delivery
 from edgeprune.pipeline.judgement import Judgement
 from edgeprune.pipeline.preparation import Job
 from edgeprune.pipeline.rounds import Pruning
+from edgeprune.pipeline.work import target_hash
 from edgeprune.planning.cost import cost
 from edgeprune.recipe.schema import recipe_hash
 from edgeprune.release.manifest import Provenance
@@ -87,9 +88,12 @@ def report_of_failed_proof(job: Job, why: str) -> Report:
     )
 
 
-def provenance_of(job: Job, test_reads: int) -> Provenance:
-    """What the manifest says of the making: hashes, seeds, versions, reads of the test split."""
-    rounds = range(1, job.recipe.prune.rounds + 1)
+def provenance_of(job: Job, done: int, test_reads: int) -> Provenance:
+    """What the manifest says of the making: hashes, seeds, versions, reads of the test split.
+
+    done: how many rounds there were, refused ones counted.
+    """
+    rounds = range(1, done + 1)
     seeds = {"run": job.seed, "measurement": job.measuring.seed}
     seeds |= {f"training of round {number}": job.seed + number for number in rounds}
     seeds["final training"] = job.seed + len(rounds) + 1
@@ -97,6 +101,7 @@ def provenance_of(job: Job, test_reads: int) -> Provenance:
         recipe_sha256=recipe_hash(job.recipe),
         seeds=seeds,
         target=job.target.name,
+        target_sha256=target_hash(job.target),
         versions=_versions(),
         test_reads=test_reads,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from edgeprune.errors import DataError
 from edgeprune.gates.accuracy import AccuracyEvidence, paired_counts
@@ -16,16 +17,43 @@ from edgeprune.gates.parity import parity_evidence
 from edgeprune.gates.prediction import Predictions, predict
 from edgeprune.gates.size import SizeEvidence
 from edgeprune.gates.verdict import Verdict
+from edgeprune.measure.machine import MachineState
 from edgeprune.measure.pairs import measure_pairs
-from edgeprune.measure.samples import PairedSamples
+from edgeprune.measure.samples import PairedSamples, Samples
+from edgeprune.measure.settings import Settings
+from edgeprune.pipeline.budget import budget_verdict
 from edgeprune.pipeline.delivery import Delivery
+from edgeprune.pipeline.journal import Journal
 from edgeprune.pipeline.preparation import Job, can_measure
 from edgeprune.pipeline.progress import Progress
 from edgeprune.pipeline.rounds import Pruning
 from edgeprune.recipe.data import Array, Batch, Outputs, Split, apply_metric, named_inputs
 
+_READ = "reading of the test split"
 _SAMPLES_AT_ONCE = 1024
 """Test samples held in memory while both models run on them."""
+
+
+class _Timed(BaseModel):
+    """PairedSamples as the journal has them; the dataclass itself imports nothing to check with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    baseline: tuple[Samples, ...]
+    candidate: tuple[Samples, ...]
+    baseline_first: tuple[bool, ...]
+    settings: Settings
+    threads: int
+    batch: int
+    before: MachineState
+    after: MachineState
+
+    @classmethod
+    def of(cls, paired: PairedSamples) -> _Timed:
+        return cls(**{name: getattr(paired, name) for name in cls.model_fields})
+
+    def paired(self) -> PairedSamples:
+        return PairedSamples(**{name: getattr(self, name) for name in type(self).model_fields})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,15 +67,23 @@ class Judgement:
     test_reads: int
 
 
-def judge_build(job: Job, pruning: Pruning, delivery: Delivery, progress: Progress) -> Judgement:
-    """Measure, read the test split once for both models, and give the verdicts."""
+def judge_build(
+    job: Job, pruning: Pruning, delivery: Delivery, journal: Journal, progress: Progress
+) -> Judgement:
+    """Measure, read the test split once for both models, and give the verdicts.
+
+    A measurement of the same two files is taken from the journal; a reading of the test split is
+    written there before it begins, so that one that was interrupted counts too.
+    """
     progress.stage("measure latency")
-    paired = _measure(job, delivery, progress)
+    paired = _measure(job, delivery, journal, progress)
     progress.stage("judge on the test split")
+    reads = 1 + sum(step.startswith(_READ) for step in journal.steps)
+    journal.add(f"{_READ} {reads}", bool, True)
     dense, pruned = predict_both(delivery.dense.path, delivery.pruned.path, job.data.test, progress)
     accuracy = accuracy_evidence(job, dense, pruned)
     verdicts = (
-        budget_verdict(job, pruning),
+        budget_verdict(job, pruning, paired),
         *_latency_verdicts(job, paired),
         *judge(accuracy),
         *_size_verdicts(job, delivery),
@@ -60,36 +96,7 @@ def judge_build(job: Job, pruning: Pruning, delivery: Delivery, progress: Progre
         dense_accuracy=accuracy.dense,
         pruned_accuracy=accuracy.pruned,
         paired=paired,
-        test_reads=1,
-    )
-
-
-def budget_verdict(job: Job, pruning: Pruning) -> Verdict:
-    """Whether the units went that the budget asks for: failed when the guard ended the run early.
-
-    `limit` is the share of units that is left when widths are rounded; where nothing at all can
-    be removed although it was asked for, the verdict is a failure too.
-    """
-    kept, wanted = pruning.plan.unit_keep_fraction, job.recipe.prune.budget.keep_fraction
-    said = f"keep_fraction {wanted:g} leaves {pruning.asked:.4g} of the units"
-    said += f" at widths in multiples of {job.multiple}" if job.multiple > 1 else ""
-    nothing = wanted < 1.0 and not pruning.plan.axes
-    if pruning.stopped is not None:
-        why = f"{said}, but {pruning.stopped}. Allow a larger drop, train longer, or keep more"
-    elif nothing:
-        pins = "; ".join(f"{pin.unit}: {pin.reason}" for pin in job.dense.pins[:3])
-        why = f"{said}: nothing can be removed ({pins or 'widths too small for the multiple'})"
-    else:
-        why = said
-    return Verdict(
-        gate="budget",
-        outcome="pass" if pruning.stopped is None and not nothing else "fail",
-        observed=kept,
-        limit=pruning.asked,
-        unit="fraction",
-        interval=None,
-        count=sum(group.width for group in pruning.plan.groups),
-        why=why,
+        test_reads=reads,
     )
 
 
@@ -172,17 +179,26 @@ def accuracy_evidence(job: Job, dense: Predictions, pruned: Predictions) -> Accu
     )
 
 
-def _measure(job: Job, delivery: Delivery, progress: Progress) -> PairedSamples | None:
+def _measure(
+    job: Job, delivery: Delivery, journal: Journal, progress: Progress
+) -> PairedSamples | None:
     if not can_measure(job.target):
         progress.note(f"latency is not measured: target '{job.target.name}' is not reached")
         return None
-    return measure_pairs(
-        delivery.dense.path,
-        delivery.pruned.path,
-        job.target,
-        job.measuring,
-        progress=lambda done, total: progress.step(done, total, "pairs"),
-    )
+    # The files' hashes are part of the name: an export that came out otherwise is measured anew.
+    files = f"{delivery.dense.sha256[:12]} {delivery.pruned.sha256[:12]}"
+    known = journal.find(f"latency {files}", _Timed)
+    paired = None if known is None else known.paired()
+    if paired is None:
+        paired = measure_pairs(
+            delivery.dense.path,
+            delivery.pruned.path,
+            job.target,
+            job.measuring,
+            progress=lambda done, total: progress.step(done, total, "pairs"),
+        )
+        journal.add(f"latency {files}", _Timed, _Timed.of(paired))
+    return paired
 
 
 def _latency_verdicts(job: Job, paired: PairedSamples | None) -> tuple[Verdict, ...]:

@@ -18,6 +18,7 @@ from edgeprune.pipeline.graph_json import graph_from_json, graph_to_json
 GRAPH = "graph.json"
 WEIGHTS = "weights.safetensors"
 CONSTANTS = "constants.safetensors"
+_KINDS = "edgeprune"
 
 
 def load(bundle: Path | str) -> nn.Module:
@@ -54,8 +55,9 @@ def save(module: CapturedModule, folder: Path) -> None:
         "frozen": frozen,
         "ties": [[a, b] for a, b in _ties(state)],
     }
-    metadata = {key: json.dumps(value) for key, value in kinds.items()}
-    _write(folder / WEIGHTS, state, metadata)
+    # One entry: safetensors writes several in an order that changes from process to process, and
+    # the same model should be the same file.
+    _write(folder / WEIGHTS, state, {_KINDS: json.dumps(kinds)})
     others = {name: value for name, value in module.named_buffers() if name not in state}
     if others:
         _write(folder / CONSTANTS, others)
@@ -95,9 +97,11 @@ def _tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, list[object
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            kinds = {k: json.loads(v) for k, v in (file.metadata() or {}).items() if v[:1] == "["}
+            kinds = json.loads((file.metadata() or {}).get(_KINDS, "{}"))
     except (OSError, SafetensorError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
+    if not isinstance(kinds, dict) or not all(isinstance(v, list) for v in kinds.values()):
+        raise _unreadable(path, f"{_KINDS} {str(kinds)[:60]!r} in its metadata")
     return tensors, kinds
 
 

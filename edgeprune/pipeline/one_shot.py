@@ -23,7 +23,7 @@ from edgeprune.graph.capture import capture
 from edgeprune.graph.inputs import resize_batch, vary
 from edgeprune.measure.session import open_session
 from edgeprune.pipeline.load import save
-from edgeprune.pipeline.rounds import proof_row
+from edgeprune.pipeline.round import proof_row
 from edgeprune.planning.cost import cost
 from edgeprune.release.bundle import Bundle, check_destination, seal, staging_folder
 from edgeprune.release.manifest import Provenance

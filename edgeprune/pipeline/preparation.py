@@ -13,6 +13,7 @@ from edgeprune.measure.settings import Settings, settings_for
 from edgeprune.pipeline.progress import Progress
 from edgeprune.recipe.data import Data, load_data
 from edgeprune.recipe.evaluate import evaluate
+from edgeprune.recipe.fit import require_fit
 from edgeprune.recipe.model import load_model
 from edgeprune.recipe.schema import Recipe
 from edgeprune.recover.layout import channels_last_where_it_runs
@@ -82,7 +83,9 @@ def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress
     for loss in dense.captured.lost:
         progress.note(f"not in the captured model: {loss}")
     captured = dense.captured
-    accuracy = validation_accuracy(captured.module, captured.inputs, data)
+    fixed_batch = None if captured.dynamic_batch else captured.inputs.batch_size
+    require_fit(data, captured.args, captured.kwargs, fixed_batch=fixed_batch)
+    accuracy = validation_accuracy(captured.module, captured.inputs, data, usable="validation")
     progress.note(f"dense: accuracy {shown(accuracy)} on validation, {len(dense.groups)} groups")
     return Job(
         recipe=recipe,
@@ -95,10 +98,15 @@ def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress
     )
 
 
-def validation_accuracy(module: nn.Module, example: Inputs, data: Data) -> float | None:
-    """The metric of a model on the validation split; None without labels."""
+def validation_accuracy(
+    module: nn.Module, example: Inputs, data: Data, *, usable: str | None = None
+) -> float | None:
+    """The metric of a model on the validation split; None without labels.
+
+    usable: see `evaluate`.
+    """
     with channels_last_where_it_runs((module,), example.args, example.kwargs):
-        return evaluate(module, data.validation, data.metric).value
+        return evaluate(module, data.validation, data.metric, usable=usable).value
 
 
 def shown(accuracy: float | None) -> str:

@@ -1,217 +1,210 @@
-"""The rounds: score, plan, shrink, prove, recover, judge on validation; keep or undo."""
+"""The rounds: steps on the way to the budget, kept or undone, and written down as they end."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from fractions import Fraction
 
-from edgeprune.graph.analysis import Analysis, analyze
-from edgeprune.graph.module import CapturedModule
-from edgeprune.pipeline.preparation import Job, shown, validation_accuracy
+from pydantic import BaseModel, ConfigDict
+
+from edgeprune.pipeline.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from edgeprune.pipeline.goal import Goal
+from edgeprune.pipeline.preparation import Job, shown
 from edgeprune.pipeline.progress import Progress
-from edgeprune.pipeline.widths import empty_plan, next_plan, share_after, whole_plan
-from edgeprune.planning.allocate import Request
-from edgeprune.planning.cost import cost
+from edgeprune.pipeline.round import (
+    Candidate,
+    State,
+    Step,
+    one_round,
+    reanalyzed,
+    recover_,
+    request_of,
+    scores_of,
+    validated,
+)
+from edgeprune.pipeline.seeding import seeded
+from edgeprune.pipeline.widths import empty_plan, wanted_plan
+from edgeprune.pipeline.work import Work
 from edgeprune.planning.plan import Plan
-from edgeprune.recover.finetune import Settings, finetune
-from edgeprune.release.report import Round, RoundAccuracy, RoundProof
-from edgeprune.scoring.scores import score
-from edgeprune.surgery.prove import Proof, prove
-from edgeprune.surgery.shrink import shrink
+from edgeprune.release.report import Round
 
-# 0.91 - 0.9 is 0.010000000000000009: a drop equal to the limit is not more than the limit.
-_ROUNDING = 1e-12
+MOST_REFUSALS = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class State:
-    """A model that the guard accepted: its analysis, what was removed so far, its accuracy."""
+class _Done(BaseModel):
+    """The journal's line of a round: what was found, where its model lies, what it planned."""
 
-    analysis: Analysis
-    plan: Plan | None
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    record: Round
+    fingerprint: str | None
+    checkpoint: Checkpoint | None
+
+
+class _Trained(BaseModel):
+    """The journal's line of the final training; no checkpoint where it was undone."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     accuracy: float | None
-
-    @property
-    def module(self) -> CapturedModule:
-        """The model itself."""
-        return self.analysis.captured.module
+    checkpoint: Checkpoint | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pruning:
     """What the rounds gave: the last accepted model, all rounds, and why they ended early.
 
-    `asked` is the share of units that the budget asks for with widths rounded (0-1).
+    `asked` is the share of units that a keep_fraction leaves with widths rounded (0-1), None for
+    other budgets.
     """
 
+    goal: Goal
     state: State
     plan: Plan
     rounds: tuple[Round, ...]
-    asked: float
+    asked: float | None
     stopped: str | None
 
 
-def prune_in_rounds(job: Job, progress: Progress) -> Pruning:
-    """All rounds, until the budget is met or the guard refuses one. Raises ProofFailed."""
-    state = State(analysis=job.dense, plan=None, accuracy=job.dense_accuracy)
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Way:
+    """Where the rounds are: position and step as shares of the way to the budget.
+
+    `last` is the newest accepted checkpoint with its accuracy, `state` its model once it is read:
+    replaying a journal reads one model, not all.
+    """
+
+    state: State | None
+    step: Fraction
+    last: tuple[Checkpoint, float | None] | None = None
+    position: Fraction = Fraction(0)
+    refused: dict[str, str] = field(default_factory=dict)
+    refusals: int = 0
+    stopped: str | None = None
+
+
+def prune_in_rounds(job: Job, goal: Goal, work: Work, progress: Progress) -> Pruning:
+    """All rounds: until the budget is met, or the guard has refused three.
+
+    A refused round leaves no trace but its record, and the next one goes half as far. Rounds that
+    the journal already has are not done again. Raises ProofFailed and BudgetNotMet.
+    """
+    way = _Way(
+        state=State(analysis=job.dense, plan=None, accuracy=job.dense_accuracy),
+        step=Fraction(1, job.recipe.prune.rounds),
+    )
     rounds: list[Round] = []
-    stopped = None
-    total = job.recipe.prune.rounds
-    for number in range(1, total + 1):
-        progress.stage(f"round {number} of {total}")
-        candidate, record = _one_round(job, state, number, progress)
-        rounds.append(record)
-        progress.note(f"round {number}: {record.why}")
-        if not record.accepted:
-            stopped = f"round {number} of {total} was refused: {record.why}"
-            break
-        state = candidate
+    while way.position < 1 and way.stopped is None:
+        ahead = min(Fraction(1), way.position + way.step)
+        done = _round(job, goal, way, len(rounds) + 1, ahead, work, progress)
+        rounds.append(done.record)
+        _move(way, done, ahead)
+    state = _reached(job, way, work)
     if job.recipe.recover.final_epochs > 0 and state.plan is not None:
-        state = _train_on(job, state, progress)
+        state = _train_on(job, state, len(rounds) + 1, work, progress)
     return Pruning(
+        goal=goal,
         state=state,
-        plan=state.plan or empty_plan(job.dense, _request(job, 1.0), job.recipe.prune.criterion),
+        plan=state.plan or empty_plan(job.dense, request_of(job, 1.0), job.recipe.prune.criterion),
         rounds=tuple(rounds),
-        asked=_asked(job),
-        stopped=stopped,
+        asked=_asked(job, goal),
+        stopped=way.stopped,
     )
 
 
-def _one_round(job: Job, state: State, number: int, progress: Progress) -> tuple[State, Round]:
-    """The model that the round makes, and its record; `accepted` says which model goes on."""
-    start = time.perf_counter()
-    criterion = job.recipe.prune.criterion
-    request = _request(job, share_after(number, job.recipe.prune.rounds, _budget(job)))
-    scores = score(state.analysis, criterion, seed=job.seed)
-    step = next_plan(job.dense, state.analysis, state.plan, scores, request)
-    kept = 1.0 if state.plan is None else state.plan.unit_keep_fraction
-    if not step.axes:
-        why = f"accepted, nothing to remove at this step with widths in multiples of {job.multiple}"
-        return state, _record(number, criterion, kept, True, why, start)
-    whole = whole_plan(job.dense, state.plan, step, request.keep_fraction)
-    small = shrink(state.analysis, step)
-    proof = prove(state.analysis, step, small, seed=job.seed).require()
-    removed = _validated(job, small)
-    _recover_(job, small, job.recipe.recover.epochs, number, progress)
-    after = _analyzed(job, small)
-    recovered = _validated(job, small)
-    accepted, why = _judge(job, recovered)
-    figures = cost(after.captured)
-    record = _record(number, criterion, whole.unit_keep_fraction, accepted, why, start).model_copy(
-        update={
-            "accuracy": RoundAccuracy(removed=removed, recovered=recovered),
-            "proof": proof_row(proof),
-            "params": figures.params,
-            "macs": figures.macs,
-        }
-    )
-    return State(analysis=after, plan=whole, accuracy=recovered), record
+def _round(
+    job: Job, goal: Goal, way: _Way, number: int, ahead: Fraction, work: Work, progress: Progress
+) -> _Done:
+    """The round's line of the journal: read, or carried out and written."""
+    name = f"round {number}"
+    progress.stage(f"{name}, to {float(ahead):.0%} of the way")
+    done = work.journal.find(name, _Done)
+    if done is not None:
+        progress.note(f"{name}: {done.record.why} (done before)")
+        return done
+    state = _reached(job, way, work)
+    with seeded(job.seed + number):
+        step = Step(number=number, position=float(ahead), refused=way.refused)
+        candidate = one_round(job, goal, state, step, progress)
+    done = _written(work, f"round-{number:02d}", candidate)
+    work.journal.add(name, _Done, done)
+    progress.note(f"{name}: {done.record.why}")
+    return done
 
 
-def _record(
-    number: int, criterion: str, keep_fraction: float, accepted: bool, why: str, start: float
-) -> Round:
-    return Round(
-        round=number,
-        criterion=criterion,
-        keep_fraction=keep_fraction,
-        accepted=accepted,
-        why=why,
-        seconds=time.perf_counter() - start,
-    )
+def _written(work: Work, name: str, candidate: Candidate) -> _Done:
+    """The candidate's line; an accepted model is on disk before it is spoken of."""
+    checkpoint = None
+    if candidate.record.accepted and candidate.plan is not None and candidate.module is not None:
+        checkpoint = write_checkpoint(work.steps, name, candidate.plan, candidate.module)
+    fingerprint = None if candidate.plan is None else candidate.plan.fingerprint
+    return _Done(record=candidate.record, fingerprint=fingerprint, checkpoint=checkpoint)
 
 
-def proof_row(proof: Proof) -> RoundProof:
-    """A proof as the report has it; `control` is the least error of a sabotaged comparison."""
-    return RoundProof(
-        error=proof.error,
-        change=proof.change,
-        tolerance=proof.tolerance,
-        precision=proof.precision,
-        control=min((trial.error for trial in proof.sabotages), default=None),
-        weak=proof.outcome != "proved",
-    )
+def _move(way: _Way, done: _Done, ahead: Fraction) -> None:
+    """Go on from an accepted round; halve the step, or stop, after a refused one."""
+    if done.record.accepted:
+        way.position = ahead
+        if done.checkpoint is not None:
+            way.last, way.state = (done.checkpoint, done.record.accuracy.recovered), None
+            way.refused = {}
+        return
+    way.refusals += 1
+    way.step /= 2
+    if done.fingerprint is not None:
+        way.refused.setdefault(done.fingerprint, done.record.why)
+    if way.refusals == MOST_REFUSALS:
+        way.stopped = (
+            f"round {done.record.round} was the third to be refused, {float(way.position):.0%} of "
+            f"the way was accepted ({done.record.why})"
+        )
 
 
-def recovery_settings(job: Job, epochs: float, number: int) -> Settings:
-    """The recipe's way to train, with a seed of its own for every round."""
-    recover = job.recipe.recover
-    return replace(
-        Settings(),
-        epochs=epochs,
-        learning_rate=recover.learning_rate,
-        weight_decay=recover.weight_decay,
-        distillation=recover.distillation,
-        temperature=recover.temperature,
-        seed=job.seed + number,
-    )
+def _reached(job: Job, way: _Way, work: Work) -> State:
+    """The last accepted model, read from its checkpoint when it is first asked for."""
+    if way.state is None and way.last is not None:
+        checkpoint, accuracy = way.last
+        way.state = _restored(job, checkpoint, accuracy, work)
+    return way.state or State(analysis=job.dense, plan=None, accuracy=job.dense_accuracy)
 
 
-def _recover_(
-    job: Job, module: CapturedModule, epochs: float, number: int, progress: Progress
-) -> None:
-    """Train in place, with the dense model as teacher."""
-    if epochs > 0:
-        teacher = job.dense.captured.module
-        settings = recovery_settings(job, epochs, number)
-        finetune(module, teacher, job.data.train, settings, job.data.loss, progress)
+def _restored(job: Job, checkpoint: Checkpoint, accuracy: float | None, work: Work) -> State:
+    plan, module = read_checkpoint(work.steps, checkpoint, job.dense)
+    return State(analysis=reanalyzed(job, module), plan=plan, accuracy=accuracy)
 
 
-def _train_on(job: Job, state: State, progress: Progress) -> State:
+def _train_on(job: Job, state: State, number: int, work: Work, progress: Progress) -> State:
     """The final epochs; undone where they make validation worse."""
     progress.stage("final training")
-    number = job.recipe.prune.rounds + 1
-    trained = _analyzed(job, state.module)
-    _recover_(job, trained.captured.module, job.recipe.recover.final_epochs, number, progress)
-    accuracy = _validated(job, trained.captured.module)
-    if accuracy is not None and state.accuracy is not None and accuracy < state.accuracy:
+    done = work.journal.find("final training", _Trained)
+    if done is None:
+        done = _finally(job, state, number, work, progress)
+        work.journal.add("final training", _Trained, done)
+    if done.checkpoint is None:
         progress.note(
-            f"final training undone: accuracy {shown(accuracy)} on validation, "
+            f"final training undone: accuracy {shown(done.accuracy)} on validation, "
             f"{shown(state.accuracy)} before it"
         )
         return state
-    progress.note(f"final training: accuracy {shown(accuracy)} on validation")
-    return State(analysis=trained, plan=state.plan, accuracy=accuracy)
+    progress.note(f"final training: accuracy {shown(done.accuracy)} on validation")
+    return _restored(job, done.checkpoint, done.accuracy, work)
 
 
-def _judge(job: Job, recovered: float | None) -> tuple[bool, str]:
-    """The guard: whether validation accuracy lies within the allowed drop below dense."""
-    if recovered is None or job.dense_accuracy is None:
-        return True, "accepted, the guard cannot judge: validation has no labels"
-    limit = job.recipe.prune.max_accuracy_drop
-    drop = job.dense_accuracy - recovered
-    figures = f"accuracy {recovered:.4f} on validation, {drop:.4f} below dense"
-    if drop <= limit + _ROUNDING:
-        return True, f"accepted, {figures}"
-    return False, f"undone, {figures}, more than max_accuracy_drop {limit:g}"
+def _finally(job: Job, state: State, number: int, work: Work, progress: Progress) -> _Trained:
+    with seeded(job.seed + number):
+        module = reanalyzed(job, state.module).captured.module
+        recover_(job, module, job.recipe.recover.final_epochs, number, progress)
+        accuracy = validated(job, module)
+    worse = accuracy is not None and state.accuracy is not None and accuracy < state.accuracy
+    if worse or state.plan is None:
+        return _Trained(accuracy=accuracy, checkpoint=None)
+    checkpoint = write_checkpoint(work.steps, "final", state.plan, module)
+    return _Trained(accuracy=accuracy, checkpoint=checkpoint)
 
 
-def _validated(job: Job, module: CapturedModule) -> float | None:
-    return validation_accuracy(module, job.dense.captured.inputs, job.data)
-
-
-def _analyzed(job: Job, module: CapturedModule) -> Analysis:
-    """A fresh analysis, on a copy: metadata of before the surgery is never trusted."""
-    captured = job.dense.captured
-    return analyze(
-        module,
-        captured.args,
-        captured.kwargs,
-        dynamic_batch=captured.dynamic_batch,
-        exact_only=job.recipe.prune.exact_only,
-    )
-
-
-def _budget(job: Job) -> float:
-    return job.recipe.prune.budget.keep_fraction
-
-
-def _request(job: Job, keep_fraction: float) -> Request:
-    return Request(keep_fraction, job.recipe.prune.allocation, job.multiple)
-
-
-def _asked(job: Job) -> float:
-    """Share of units that stays when the budget is met in one step: rounding included."""
-    scores = score(job.dense, job.recipe.prune.criterion, seed=job.seed)
-    request = _request(job, _budget(job))
-    return next_plan(job.dense, job.dense, None, scores, request).unit_keep_fraction
+def _asked(job: Job, goal: Goal) -> float | None:
+    """Share of units that stays when a keep_fraction is met in one step: rounding included."""
+    if goal.kind != "keep_fraction":
+        return None
+    request = request_of(job, goal.value)
+    return wanted_plan(job.dense, None, scores_of(job, job.dense, 0), request).unit_keep_fraction

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
-import torch
 
 from edgeprune.errors import ProofFailed, UsageError
 from edgeprune.measure.settings import Settings
 from edgeprune.pipeline.account import provenance_of, report_of, report_of_failed_proof
 from edgeprune.pipeline.delivery import deliver
+from edgeprune.pipeline.disk import on_disk
 from edgeprune.pipeline.equality import prove_whole
 from edgeprune.pipeline.judgement import judge_build
 from edgeprune.pipeline.preparation import Job, chosen_target, prepare
 from edgeprune.pipeline.progress import Progress, Silent
 from edgeprune.pipeline.rounds import prune_in_rounds
+from edgeprune.pipeline.seeding import seeded
+from edgeprune.pipeline.speed import find_goal
+from edgeprune.pipeline.work import Work, open_work, target_hash
 from edgeprune.recipe.schema import Recipe, recipe_hash
 from edgeprune.release.bundle import (
     Bundle,
@@ -28,8 +26,8 @@ from edgeprune.release.bundle import (
     open_bundle,
     seal,
     staging_folder,
-    work_folder,
 )
+from edgeprune.targets import Target
 
 
 def run(
@@ -45,44 +43,55 @@ def run(
 
     target: a name that wins over the recipe's. measuring: the effort of the latency measurement,
     default the target's preset. A finished bundle of the same recipe and target is returned as it
-    is; of another one, it is refused unless `fresh`. Everything random follows [prune] seed, and
-    the global generators of torch, NumPy and random are left as they were.
+    is; of another one, it is refused unless `fresh`. An interrupted run of the same recipe goes on
+    after its last finished step (`DIR.work/journal.jsonl`). Everything random follows [prune]
+    seed, and the global generators of torch, NumPy and random are left as they were.
 
     Raises ProofFailed when a removal is not what it claims (then `out` holds only the report),
-    UsageError, ModelNotSupported and EnvironmentFailed as the stages do.
+    BudgetNotMet when no removal reaches the budget, UsageError, ModelNotSupported and
+    EnvironmentFailed (a full disk, a folder that cannot be written) as the stages do.
     """
     progress = progress or Silent()
     device = chosen_target(recipe, target)
-    finished = finished_bundle(recipe, device.name, out, fresh=fresh)
+    finished = finished_bundle(recipe, device, out, fresh=fresh)
     if finished is not None:
         progress.note(f"{out} is finished and the recipe is the same: nothing was run again")
         return finished
-    staging = _clean_staging(out)
-    with _seeded(recipe.prune.seed):
-        job = prepare(recipe, device, measuring, progress)
+    with on_disk(out), open_work(out, recipe, device, fresh=fresh) as work:
+        _say_what_is_there(work, progress)
+        staging = _clean_staging(out)
+        with seeded(recipe.prune.seed):
+            job = prepare(recipe, device, measuring, progress)
         try:
-            return _carry_out(job, out, staging, progress)
+            return _carry_out(job, out, work, staging, progress)
         except ProofFailed as error:
             _clean_staging(out)
-            seal(out, report_of_failed_proof(job, str(error)), provenance_of(job, 0))
+            seal(out, report_of_failed_proof(job, str(error)), provenance_of(job, 0, 0))
             raise
 
 
-def _carry_out(job: Job, out: Path, staging: Path, progress: Progress) -> Bundle:
-    pruning = prune_in_rounds(job, progress)
+def _say_what_is_there(work: Work, progress: Progress) -> None:
+    if work.resumed:
+        progress.note(f"going on after {work.journal.steps[-1]!r}, from {work.folder}")
+    if work.torn:
+        progress.note("the journal's last line was cut short: that step is done again")
+
+
+def _carry_out(job: Job, out: Path, work: Work, staging: Path, progress: Progress) -> Bundle:
+    pruning = prune_in_rounds(job, find_goal(job, work, progress), work, progress)
     if pruning.plan.axes:
         progress.stage("prove the whole plan")
         prove_whole(job.dense, pruning.plan, pruning.state.module, seed=job.seed)
-    delivery = deliver(job, pruning, staging, work_folder(out), progress)
-    judgement = judge_build(job, pruning, delivery, progress)
+    delivery = deliver(job, pruning, staging, work.folder, progress)
+    judgement = judge_build(job, pruning, delivery, work.journal, progress)
     progress.stage("write the bundle")
     report = report_of(job, pruning, delivery, judgement)
     for verdict in judgement.verdicts:
         progress.note(verdict.line())
-    return seal(out, report, provenance_of(job, judgement.test_reads))
+    return seal(out, report, provenance_of(job, len(pruning.rounds), judgement.test_reads))
 
 
-def finished_bundle(recipe: Recipe, target: str, out: Path, *, fresh: bool) -> Bundle | None:
+def finished_bundle(recipe: Recipe, target: Target, out: Path, *, fresh: bool) -> Bundle | None:
     """The bundle at `out` if it was made from this recipe and target; None if there is none.
 
     Raises UsageError when it was made from others (unless `fresh`), or `out` is something else.
@@ -92,7 +101,8 @@ def finished_bundle(recipe: Recipe, target: str, out: Path, *, fresh: bool) -> B
         return None
     bundle = open_bundle(out)
     made_from = bundle.manifest.made_from
-    if (made_from.recipe_sha256, made_from.target) == (recipe_hash(recipe), target):
+    now = (recipe_hash(recipe), target_hash(target))
+    if (made_from.recipe_sha256, made_from.target_sha256) == now:
         return bundle
     changed = "target" if made_from.recipe_sha256 == recipe_hash(recipe) else "recipe"
     raise UsageError(
@@ -108,18 +118,3 @@ def _clean_staging(out: Path) -> Path:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     return staging
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators for user code that draws from them, and put them back."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)

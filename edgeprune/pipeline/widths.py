@@ -2,7 +2,7 @@
 
 A round could ask for a share of what the last one left. But widths are rounded: 32 units at
 multiples of 16, cut to 84 % four times, stay 32 each time, although half was asked for in all. So
-each round plans anew on the dense widths, with what is gone already scored below everything.
+each step plans anew on the dense widths, with what is gone already scored below everything.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ from edgeprune.surgery.compose import compose
 _GONE = -float(np.finfo(np.float64).tiny)
 
 
-def share_after(round_number: int, rounds: int, keep_fraction: float) -> float:
-    """Share of the dense units kept after a round: geometric, from 1 to `keep_fraction`.
+def wanted_plan(dense: Analysis, so_far: Plan | None, scores: Scores, request: Request) -> Plan:
+    """What should be gone after the next step, in the dense model's coordinates.
 
-    share_after(1, 2, 0.25) == 0.5, share_after(2, 2, 0.25) == 0.25
+    `scores` are the current model's; units that are gone already come last in every ranking.
     """
-    return float(keep_fraction ** (round_number / rounds))
-
-
-def next_plan(
-    dense: Analysis, current: Analysis, so_far: Plan | None, scores: Scores, request: Request
-) -> Plan:
-    """The plan of the current model that brings it to `request`, a share of the dense units.
-
-    Raises PlanError when the two models have no groups in common.
-    """
-    kept = kept_units(dense, so_far)
-    wanted = plan(
+    return plan(
         dense,
-        Scores(scores.criterion, _in_dense_units(dense, kept, scores)),
+        Scores(scores.criterion, _in_dense_units(dense, kept_units(dense, so_far), scores)),
         keep_fraction=request.keep_fraction,
         allocation=request.allocation,
         multiple=request.multiple,
     )
+
+
+def step_plan(
+    dense: Analysis,
+    current: Analysis,
+    so_far: Plan | None,
+    wanted: Plan,
+    scores: Scores,
+    request: Request,
+) -> Plan:
+    """The plan of the current model that brings it to `wanted`."""
+    kept = kept_units(dense, so_far)
     stays = {group.name: set(group.keep) for group in wanted.groups}
     removed = {}
     for group in current.groups:

@@ -10,6 +10,7 @@ from torch import fx
 
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.observe import Facts, TensorFact
+from edgeprune.graph.rules.summation import pair_of
 
 aten = torch.ops.aten
 
@@ -44,9 +45,13 @@ def cost(captured: Captured) -> Cost:
     Pointwise work, norms and pooling are not MACs and do not count.
     """
     params = sum(p.numel() for p in captured.module.parameters())
-    total = sum(_macs(node, captured.facts) for node in captured.module.graph.nodes)
-    batch = captured.inputs.batch_size or 1
-    return Cost(params=params, macs=round(total / batch))
+    return Cost(params=params, macs=macs(captured, captured.facts))
+
+
+def macs(captured: Captured, facts: Facts) -> int:
+    """MACs a sample of the captured graph if its values had the shapes in `facts`."""
+    total = sum(_macs(node, facts) for node in captured.module.graph.nodes)
+    return round(total / (captured.inputs.batch_size or 1))
 
 
 def _macs(node: fx.Node, facts: Facts) -> int:
@@ -59,10 +64,25 @@ def _macs(node: fx.Node, facts: Facts) -> int:
         return math.prod(_shape(node, facts)) * _operand(node, 0, facts)[-1]
     if node.target in _SUMS_OF_PRODUCTS:
         return math.prod(_shape(node, facts)) * _operand(node, 1, facts)[-1]
+    if node.target is aten.einsum.default:
+        return _einsum_macs(node, facts)
     if node.target is aten.scaled_dot_product_attention.default:
         query, key, value = (_operand(node, i, facts) for i in range(3))
         return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
     return 0
+
+
+def _einsum_macs(node: fx.Node, facts: Facts) -> int:
+    """The product of all letters' sizes, for a contraction of two tensors."""
+    equation, operands = node.args[0], node.args[1]
+    letters = pair_of(equation) if isinstance(equation, str) else None
+    if letters is None or not isinstance(operands, list | tuple) or len(operands) != 2:
+        return 0
+    sizes: dict[str, int] = {}
+    for names, operand in zip((letters.left, letters.right), operands, strict=True):
+        if isinstance(operand, fx.Node):
+            sizes |= dict(zip(names, _shape(operand, facts), strict=True))
+    return math.prod(sizes.values())
 
 
 def _shape(node: fx.Node, facts: Facts) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Names of the user's functions, and calling them so that their errors stay theirs.
 
-`file.py:function`, `package.module:function`, or `torchvision:NAME` for a model.
+`file.py:function`, `package.module:function`; for a model also `torchvision:NAME`, `timm:NAME` or
+a `.pt2` file.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 
 from edgeprune.errors import EdgepruneError, UsageError, UserCodeError
+
+ARCHIVE_SUFFIX = ".pt2"
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _ATTRIBUTE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -52,12 +55,17 @@ def parse_factory(text: str) -> FactoryName:
     is_place = place.endswith(".py") or _MODULE.fullmatch(place) is not None
     if not colon or not is_place or not _ATTRIBUTE.fullmatch(function):
         raise UsageError(
-            f"reading the factory at {text!r}: expected path/to/file.py:function, "
-            f"package.module:function or torchvision:NAME, got {text!r}. "
-            f"Name the function after a colon.",
+            f"reading the factory at {text!r}: expected path/to/file.py:function or "
+            f"package.module:function (a model also torchvision:NAME, timm:NAME or a .pt2 file), "
+            f"got {text!r}. Name the function after a colon.",
             where=text,
         )
     return FactoryName(place=place, function=function)
+
+
+def archive_file(text: str, base_dir: Path) -> Path | None:
+    """The `.pt2` file that a model is named by, relative to `base_dir`; None for any other name."""
+    return base_dir / text if text.endswith(ARCHIVE_SUFFIX) else None
 
 
 def load_factory(name: FactoryName, base_dir: Path) -> Callable[[], object]:

@@ -1,4 +1,4 @@
-"""The user's model: from a factory or torchvision, with weights and example inputs."""
+"""The user's model: from a factory, a zoo or a `.pt2` file, with weights and example inputs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import nn
 
 from edgeprune.errors import EnvironmentFailed, UsageError, UserCodeError
 from edgeprune.recipe.example import example_inputs
-from edgeprune.recipe.factory import call_user, load_factory, parse_factory
+from edgeprune.recipe.factory import archive_file, call_user, load_factory, parse_factory
 from edgeprune.recipe.inputs import InputSpec, parse_inputs
+from edgeprune.recipe.trial import try_model
 from edgeprune.recipe.weights import load_weights_
 
-_ZOO = "torchvision"
+_ZOOS = ("torchvision", "timm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,34 +38,63 @@ def load_model(
     base_dir: Path | None = None,
     seed: int = 0,
 ) -> LoadedModel:
-    """Load `file.py:function`, `package.module:function` or `torchvision:NAME`.
+    """Load `file.py:function`, `package.module:function`, `torchvision:NAME`, `timm:NAME`, `.pt2`.
 
     weights: a file relative to `base_dir` (default: the current directory). input: shapes such as
     `2x3x224x224`, see `parse_inputs`; it wins over the factory's own example. Values are made from
-    `seed`. Raises UsageError, UserCodeError or EnvironmentFailed (torchvision is not installed).
+    `seed`. The model is run once on its example. Raises UsageError, UserCodeError or
+    EnvironmentFailed (a zoo that is not installed).
     """
     base_dir = base_dir or Path.cwd()
     specs = None if input is None else parse_inputs(input)
     place, _, name = spec.partition(":")
-    if place == _ZOO:
-        module, known = _from_zoo(name, seed)
-        args: tuple[object, ...] = example_inputs(specs or known, seed)
-        kwargs: Mapping[str, object] = {}
+    archive = archive_file(spec, base_dir)
+    kwargs: Mapping[str, object] = {}
+    if archive is not None:
+        module, args, kwargs, name = _from_archive(archive, specs, seed)
+    elif place in _ZOOS:
+        module, known = _from_zoo(place, name, seed)
+        args = example_inputs(specs or known, seed)
     else:
         module, args, kwargs, name = _from_factory(spec, base_dir, specs, seed)
     if weights is not None:
         load_weights_(module, base_dir / weights)
-    return LoadedModel(module=module.eval(), args=args, kwargs=kwargs, name=name)
+    if archive is None:  # a graph that was exported knows no other mode than its own
+        module.eval()
+    try_model(module, args, kwargs, name)
+    return LoadedModel(module=module, args=args, kwargs=kwargs, name=name)
 
 
-def _from_zoo(name: str, seed: int) -> tuple[nn.Module, tuple[InputSpec, ...]]:
-    if importlib.util.find_spec(_ZOO) is None:
-        raise EnvironmentFailed(
-            f"loading the model at {_ZOO}:{name}: expected the package {_ZOO}, got none. "
-            f"Install it with: pip install {_ZOO}",
-            where=_ZOO,
+def _from_archive(
+    path: Path, specs: tuple[InputSpec, ...] | None, seed: int
+) -> tuple[nn.Module, tuple[object, ...], Mapping[str, object], str]:
+    # Not at the top: it takes a second to import, and most models come from elsewhere.
+    from edgeprune.recipe.exported import load_exported
+
+    exported = load_exported(path)
+    if specs is not None:
+        return exported.module, example_inputs(specs, seed), {}, path.stem
+    if exported.args is None:
+        raise UsageError(
+            f"loading the model at {path}: expected sample inputs in the archive, got none. Give "
+            f"their shape: --input 2x3x224x224 or [model] input.",
+            where=str(path),
         )
-    # Not at the top: most models do not come from torchvision, and it need not be installed.
+    return exported.module, exported.args, exported.kwargs, path.stem
+
+
+def _from_zoo(zoo: str, name: str, seed: int) -> tuple[nn.Module, tuple[InputSpec, ...]]:
+    if importlib.util.find_spec(zoo) is None:
+        raise EnvironmentFailed(
+            f"loading the model at {zoo}:{name}: expected the package {zoo}, got none. "
+            f"Install it with: pip install {zoo}",
+            where=zoo,
+        )
+    # Not at the top: most models come from neither, and they need not be installed.
+    if zoo == "timm":
+        from edgeprune.recipe.timm_zoo import timm_model
+
+        return timm_model(name, seed)
     from edgeprune.recipe.zoo import torchvision_model
 
     return torchvision_model(name, seed)

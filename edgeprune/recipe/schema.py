@@ -15,14 +15,16 @@ from pydantic import Field, PrivateAttr, ValidationError
 
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.recipe.complaint import complaints
-from edgeprune.recipe.factory import parse_factory
+from edgeprune.recipe.factory import archive_file, parse_factory
 from edgeprune.recipe.sections import (
+    BudgetSection,
     DataSection,
     ExportSection,
     GatesSection,
     ModelSection,
     PruneSection,
     RecoverSection,
+    RepairSection,
     Section,
     TargetSection,
 )
@@ -40,6 +42,9 @@ class Recipe(Section):
     model: ModelSection = Field(description="The trained network.")
     data: DataSection = Field(description="The splits, the metric and the loss.")
     prune: PruneSection = Field(description="What to remove, in how many rounds.")
+    repair: RepairSection = Field(
+        default=RepairSection(), description="Least squares after each removal, before training."
+    )
     recover: RecoverSection = Field(
         default=RecoverSection(), description="Training after each removal."
     )
@@ -71,6 +76,10 @@ def recipe_schema() -> dict[str, object]:
         **Recipe.model_json_schema(),
     }
     schema["title"] = "edgeprune recipe"
+    tables = schema["$defs"]
+    if isinstance(tables, dict):
+        # A validator of the model asks for exactly one budget; the schema says it by counting.
+        tables[BudgetSection.__name__] |= {"minProperties": 1, "maxProperties": 1}
     return schema
 
 
@@ -112,12 +121,16 @@ def load_recipe(path: Path | str) -> Recipe:
 
 
 def named_files(recipe: Recipe) -> dict[str, Path]:
-    """The files that a recipe names, by key: the factories' Python files and the weights."""
+    """The files that a recipe names, by key: the factories' files and the weights."""
     files: dict[str, Path] = {}
     for key, text in (
         ("model.factory", recipe.model.factory),
         ("data.factory", recipe.data.factory),
     ):
+        archive = archive_file(text, recipe.base_dir) if key == "model.factory" else None
+        if archive is not None:
+            files[key] = archive
+            continue
         try:
             file = parse_factory(text).file(recipe.base_dir)
         except UsageError as error:

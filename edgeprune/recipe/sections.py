@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from edgeprune.errors import UsageError
+from edgeprune.errors import InternalError, UsageError
 from edgeprune.recipe.inputs import parse_inputs
+
+BudgetKind: TypeAlias = Literal["keep_fraction", "macs_fraction", "params_fraction", "speedup"]
 
 
 class Section(BaseModel):
@@ -21,21 +23,25 @@ class ModelSection(Section):
 
     factory: str = Field(
         description="Where the model comes from: `file.py:function` (relative to the recipe), "
-        "`package.module:function` or `torchvision:NAME`. The function takes nothing and returns "
-        "an nn.Module or (module, args, kwargs).",
+        "`package.module:function`, `torchvision:NAME`, `timm:NAME`, or a `.pt2` file of "
+        "torch.export.save. The function takes nothing and returns an nn.Module or "
+        "(module, args, kwargs).",
         min_length=3,
-        examples=["model.py:build", "torchvision:resnet18"],
+        examples=["model.py:build", "torchvision:resnet18", "timm:vit_tiny_patch16_224"],
     )
     weights: str | None = Field(
         default=None,
-        description="File of trained weights, relative to the recipe: safetensors, or a state "
-        "dict that torch.load reads with weights_only=True. Default: as the factory gives them.",
+        description="File of trained weights, relative to the recipe: safetensors, or what "
+        "torch.load reads with weights_only=True, a state dict or a checkpoint with exactly one in "
+        "it. A prefix `module.` or `_orig_mod.` of every key is dropped; then every key must fit. "
+        "Default: as the factory gives them.",
         examples=["dense.safetensors"],
     )
     input: str | None = Field(
         default=None,
         description="Shapes of the example inputs, batch first: `2x3x224x224[:dtype]`, several "
-        "joined by commas. Default: the factory's own example, or what torchvision knows.",
+        "joined by commas. Default: the factory's or the file's own example, or what the zoo "
+        "knows.",
         examples=["2x1x28x28", "2x128:int64"],
     )
 
@@ -62,15 +68,59 @@ class DataSection(Section):
 
 
 class BudgetSection(Section):
-    """budget: how much of the model may stay."""
+    """budget: how much of the model may stay, or how fast it must become; exactly one key."""
 
-    keep_fraction: float = Field(
-        description="Share of units kept at the end, 0-1: of every group with allocation "
-        "'uniform', of all units together with 'global'.",
+    keep_fraction: float | None = Field(
+        default=None,
+        description="Share of units kept at the end, above 0, at most 1: of every group with "
+        "allocation 'uniform', of all units together with 'global'.",
         gt=0.0,
         le=1.0,
         examples=[0.5],
     )
+    macs_fraction: float | None = Field(
+        default=None,
+        description="Largest share of the dense model's multiply-accumulates at the end, above 0, "
+        "at most 1.",
+        gt=0.0,
+        le=1.0,
+        examples=[0.5],
+    )
+    params_fraction: float | None = Field(
+        default=None,
+        description="Largest share of the dense model's parameters at the end, above 0, at most 1.",
+        gt=0.0,
+        le=1.0,
+        examples=[0.3],
+    )
+    speedup: float | None = Field(
+        default=None,
+        description="Smallest ratio of median latencies on the target, dense / pruned, 1-100; "
+        "measured, so the target must be this machine.",
+        ge=1.0,
+        le=100.0,
+        examples=[2.5],
+    )
+
+    @model_validator(mode="after")
+    def _is_one(self) -> BudgetSection:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"exactly one of {', '.join(type(self).model_fields)}")
+        return self
+
+    @property
+    def kind(self) -> BudgetKind:
+        """Which of the keys is given."""
+        for name in get_args(BudgetKind):
+            if getattr(self, name) is not None:
+                return cast(BudgetKind, name)
+        raise InternalError("budget at [prune] budget: expected one key, got none. Report this.")
+
+    @property
+    def value(self) -> float:
+        """The value of that key."""
+        return float(getattr(self, self.kind))
 
 
 class PruneSection(Section):
@@ -79,20 +129,33 @@ class PruneSection(Section):
     budget: BudgetSection = Field(description="How much of the model may stay.")
     criterion: str = Field(
         default="l2",
-        description="Name of the criterion that scores units; built in are l1, l2 and random.",
+        description="Name of the criterion that scores units; built in are l1, l2, taylor, "
+        "gradient and random. taylor and gradient need labels in the training split.",
         min_length=1,
+    )
+    score_samples: int = Field(
+        default=512,
+        description="Labelled training samples behind the scores of a round, 1-1000000, fresh "
+        "ones every round; read by taylor and gradient only.",
+        ge=1,
+        le=1_000_000,
     )
     allocation: Literal["uniform", "global"] = Field(
         default="uniform",
         description="uniform: the same share of every group; global: the highest scores anywhere.",
     )
     rounds: int = Field(
-        default=4, description="Rounds of score, remove, recover; 1-100.", ge=1, le=100
+        default=4,
+        description="Rounds of score, remove, repair, recover, in equal steps to the budget; "
+        "1-100. A round that the guard refuses is tried again at half the step.",
+        ge=1,
+        le=100,
     )
     max_accuracy_drop: float = Field(
         default=0.01,
         description="The guard: largest drop of validation accuracy below the dense model, as a "
-        "share (0.01 = one point), 0-1. A round that drops more is not accepted.",
+        "share (0.01 = one point), 0-1. A round that drops more is undone; after three the run "
+        "ends with the last accepted model.",
         ge=0.0,
         le=1.0,
     )
@@ -109,6 +172,25 @@ class PruneSection(Section):
     exact_only: bool = Field(
         default=False,
         description="Whether to pin what redefines a statistic (the width of LayerNorm, RMSNorm).",
+    )
+
+
+class RepairSection(Section):
+    """[repair]: least squares on calibration inputs after each removal, before training."""
+
+    samples: int = Field(
+        default=512,
+        description="Calibration inputs that the repair reads, 0-100000; a quarter of them judges "
+        "it. No labels are needed. 0 = no repair; otherwise at least 8.",
+        ge=0,
+        le=100_000,
+    )
+    ridge: float = Field(
+        default=1e-3,
+        description="Pull towards the weights as they are, in mean diagonals of the normal "
+        "equations, above 0, at most 1.",
+        gt=0.0,
+        le=1.0,
     )
 
 
@@ -173,6 +255,7 @@ class TargetSection(Section):
         description="Threads of the runtime, 1-256. Default: the target's.",
         ge=1,
         le=256,
+        examples=[4],
     )
     batch: int | None = Field(
         default=None,
@@ -188,20 +271,22 @@ class GatesSection(Section):
 
     accuracy_drop: float = Field(
         default=0.01,
-        description="Largest drop of test accuracy, dense minus pruned, as a share, 0-1.",
+        description="Largest drop on the test split, dense minus pruned, from 0: of accuracy as a "
+        "share (0.01 = one point), of a metric of your own in its unit.",
         ge=0.0,
-        le=1.0,
     )
     speedup: float | None = Field(
         default=None,
         description="Smallest ratio of latencies, dense / pruned, above 0. Default: not judged.",
         gt=0.0,
         le=1000.0,
+        examples=[2.0],
     )
     latency_ms: float | None = Field(
         default=None,
         description="Largest median latency in milliseconds, above 0. Default: not judged.",
         gt=0.0,
+        examples=[8.0],
     )
     size_ratio: float | None = Field(
         default=None,
@@ -209,11 +294,13 @@ class GatesSection(Section):
         "Default: not judged.",
         gt=0.0,
         le=1.0,
+        examples=[0.5],
     )
     size_mib: float | None = Field(
         default=None,
         description="Largest size of model.onnx in MiB, above 0. Default: not judged.",
         gt=0.0,
+        examples=[1.5],
     )
     parity: float = Field(
         default=1e-4,
@@ -228,4 +315,5 @@ class GatesSection(Section):
         "accuracy drop. Default: the observed drop.",
         ge=0.5,
         le=0.999,
+        examples=[0.95],
     )

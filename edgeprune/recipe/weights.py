@@ -1,8 +1,14 @@
-"""Trained weights from a file into a module, every key accounted for."""
+"""Trained weights from a file into a module, every key accounted for.
+
+A file may hold the state dict itself, or a checkpoint with exactly one state dict in it
+(`{"model": ..., "epoch": 3}`); every key may carry the prefix that DataParallel or torch.compile
+put before it. Both are undone; after that the keys must be the model's, all of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -15,20 +21,26 @@ from edgeprune.errors import UsageError
 _SHOWN = 5
 """Keys listed of each kind before the rest is only counted."""
 
+_WRAPPERS = ("module.", "_orig_mod.")
+"""What torch.nn.DataParallel and torch.compile put before every key."""
+
 
 def load_weights_(module: nn.Module, path: Path) -> None:
     """Write the weights of `path` into `module` (in place): same keys, same shapes.
 
-    `.safetensors`, or a state dict that torch.load reads with weights_only=True. A key that only
-    repeats a tied parameter may be absent, since safetensors stores each tensor once.
-    Raises UsageError listing missing, unexpected and wrongly shaped keys.
+    `.safetensors`, or what torch.load reads with weights_only=True: a state dict, or a checkpoint
+    with one in it. A key that only repeats a tied parameter may be absent, since safetensors
+    stores each tensor once.
+    Raises UsageError listing missing, unexpected and wrongly shaped keys, and keys with NaN.
     """
-    state = read_state(path)
     expected = module.state_dict()
+    state = _without_wrapper(read_state(path), expected)
     tied = _tied_to_a_given(expected, state)
+    missing = [key for key in expected if key not in state and key not in tied]
+    unexpected = [key for key in state if key not in expected]
     faults = (
-        ("missing", [key for key in expected if key not in state and key not in tied]),
-        ("unexpected", [key for key in state if key not in expected]),
+        ("missing", [_with_nearest(key, unexpected) for key in missing]),
+        ("unexpected", unexpected),
         (
             "of another shape",
             [
@@ -43,6 +55,14 @@ def load_weights_(module: nn.Module, path: Path) -> None:
         raise UsageError(
             f"loading the weights at {path}: expected the {len(expected)} keys of "
             f"{type(module).__name__}, got {listed}. Save model.state_dict() of the same model.",
+            where=str(path),
+        )
+    spoilt = [key for key, value in state.items() if value.isnan().any()]
+    if spoilt:
+        raise UsageError(
+            f"loading the weights at {path}: expected numbers, got NaN in {len(spoilt)} of "
+            f"{len(state)} tensors: {_shorten(spoilt)}. Take a checkpoint from before training "
+            f"diverged.",
             where=str(path),
         )
     module.load_state_dict(state, strict=False)
@@ -61,29 +81,58 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         except SafetensorError as error:
             raise _unreadable(path, "a safetensors file", error) from error
     try:
-        state: object = torch.load(path, map_location="cpu", weights_only=True)
+        loaded: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # junk fails in its unpickler with whatever it stumbles over
         raise _unreadable(path, "a state dict of tensors only", error) from error
-    return _as_state(state, path)
+    state = _as_tensors(loaded)
+    return _from_checkpoint(loaded, path) if state is None else state
 
 
-def _as_state(state: object, path: Path) -> dict[str, torch.Tensor]:
+def _as_tensors(value: object) -> dict[str, torch.Tensor] | None:
+    """A mapping from keys to tensors and nothing else, not empty; None for anything else."""
+    if not isinstance(value, Mapping) or not value:
+        return None
     tensors: dict[str, torch.Tensor] = {}
-    others: list[str] = []
-    if isinstance(state, Mapping):
-        for key, value in state.items():
-            if isinstance(key, str) and isinstance(value, torch.Tensor):
-                tensors[key] = value
-            else:
-                others.append(f"{key} ({type(value).__name__})")
-        if not others:
-            return tensors
-    got = f"also {_shorten(others)}" if others else type(state).__name__
+    for key, member in value.items():
+        if not isinstance(key, str) or not isinstance(member, torch.Tensor):
+            return None
+        tensors[key] = member
+    return tensors
+
+
+def _from_checkpoint(loaded: object, path: Path) -> dict[str, torch.Tensor]:
+    """The one state dict among a checkpoint's entries; of several, none is chosen silently."""
+    entries = loaded if isinstance(loaded, Mapping) else {}
+    found = {str(key): _as_tensors(value) for key, value in entries.items()}
+    states = {key: state for key, state in found.items() if state is not None}
+    if len(states) == 1:
+        return next(iter(states.values()))
+    kinds = [f"{key} ({type(value).__name__})" for key, value in entries.items()]
+    got = _shorten(kinds) if kinds else type(loaded).__name__
+    if states:
+        got = f"{len(states)} of them: {_shorten(list(states))}"
     raise UsageError(
-        f"loading the weights at {path}: expected a state dict (key to tensor), got {got}. "
-        f"Save model.state_dict() itself, not a checkpoint that contains it.",
+        f"loading the weights at {path}: expected a state dict (key to tensor), or a checkpoint "
+        f"with one, got {got}. Save the state dict that you mean by itself.",
         where=str(path),
     )
+
+
+def _without_wrapper(
+    state: dict[str, torch.Tensor], expected: Iterable[str]
+) -> dict[str, torch.Tensor]:
+    """Keys without the prefix of a wrapper, where all of them have it and the model has not."""
+    for prefix in _WRAPPERS:
+        is_wrapped = all(key.startswith(prefix) for key in state)
+        if is_wrapped and not any(key.startswith(prefix) for key in expected):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _with_nearest(key: str, unexpected: list[str]) -> str:
+    """`a.weight (is it 'a.wieght'?)` where an unexpected key is much like a missing one."""
+    near = difflib.get_close_matches(key, unexpected, n=1, cutoff=0.8)
+    return f"{key} (is it {near[0]!r}?)" if near else key
 
 
 def _unreadable(path: Path, expected: str, error: Exception) -> UsageError:

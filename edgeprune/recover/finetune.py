@@ -14,7 +14,7 @@ from torch import nn
 
 from edgeprune.errors import DataError, UsageError
 from edgeprune.recipe.data import Batch, Loss, Split
-from edgeprune.recover.feeding import (
+from edgeprune.recipe.feeding import (
     batch_size,
     call_arguments,
     device_of,

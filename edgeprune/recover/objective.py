@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from edgeprune.errors import DataError, EdgepruneError, UserCodeError
+from edgeprune.errors import DataError
 from edgeprune.recipe.data import Loss
+from edgeprune.recipe.task_loss import task_loss
 
 
 def softened_divergence(
@@ -34,11 +35,12 @@ def softened_divergence(
 
 
 def matching_error(student: object, teacher: object) -> torch.Tensor:
-    """Mean squared error in units of the teacher's variance, mean over the floating outputs.
+    """Mean squared error over max(1, the teacher's variance), mean over the floating outputs.
 
     The division makes outputs of different scale weigh the same, and puts the value on the scale
-    of 1, where the distillation weight means what it means for class scores. An output that does
-    not vary in this batch is compared in its own unit.
+    of 1, where the distillation weight means what it means for class scores. It never magnifies:
+    an output that hardly varies would get a gradient that no step size of the rest survives
+    (a regression with such an output beside it fell from an error of 0.07 to 0.48 in training).
     """
     ours, theirs = floating_outputs(student), floating_outputs(teacher)
     if not theirs or [a.shape for a in ours] != [b.shape for b in theirs]:
@@ -50,7 +52,7 @@ def matching_error(student: object, teacher: object) -> torch.Tensor:
     errors = []
     for a, b in zip(ours, theirs, strict=True):
         variance = b.var(correction=0)
-        scale = torch.where(variance > 0, variance, torch.ones_like(variance))
+        scale = variance.clamp_min(1.0)
         errors.append((a - b).square().mean() / scale)
     return torch.stack(errors).mean()
 
@@ -71,53 +73,6 @@ def gives_class_scores(
     if not isinstance(outputs, torch.Tensor) or outputs.dim() != 2 or outputs.shape[1] < 2:
         return False
     return loss is None or not (isinstance(target, torch.Tensor) and target.is_floating_point())
-
-
-def task_loss(outputs: object, target: object, loss: Loss | None) -> torch.Tensor:
-    """The user's loss, or cross-entropy for one tensor of class scores; a scalar."""
-    if loss is not None:
-        return _user_loss(outputs, target, loss)
-    if not isinstance(outputs, torch.Tensor) or not isinstance(target, torch.Tensor):
-        raise DataError(
-            f"computing the default cross-entropy at the model's output: expected one tensor and "
-            f"one target tensor, got {type(outputs).__name__} and {type(target).__name__}. "
-            f"Give Data(loss=...) for this model."
-        )
-    try:
-        return nn.functional.cross_entropy(outputs, _as_classes(target))
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise DataError(
-            f"computing the default cross-entropy at the model's output: expected class scores "
-            f"(B, C) and integer targets below C, got {tuple(outputs.shape)} and "
-            f"{tuple(target.shape)} {target.dtype} ({error}). Give Data(loss=...)."
-        ) from error
-
-
-def _as_classes(target: torch.Tensor) -> torch.Tensor:
-    """Integer classes as the int64 that torch asks for; class probabilities unchanged."""
-    return target if target.is_floating_point() else target.long()
-
-
-def _user_loss(outputs: object, target: object, loss: Loss) -> torch.Tensor:
-    name = getattr(loss, "__name__", type(loss).__name__)
-    try:
-        value: object = loss(outputs, target)
-    except EdgepruneError:
-        raise
-    except Exception as error:
-        raise UserCodeError(
-            f"computing the loss at {name}: expected a scalar, got {type(error).__name__}: "
-            f"{error}. Try the loss on one batch of the model's outputs.",
-            where=name,
-        ) from error
-    if not isinstance(value, torch.Tensor) or value.numel() != 1:
-        got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-        raise UserCodeError(
-            f"computing the loss at {name}: expected one scalar tensor, got {got}. "
-            f"Return the mean over the batch.",
-            where=name,
-        )
-    return value.reshape(())
 
 
 def objective(

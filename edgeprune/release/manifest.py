@@ -31,6 +31,9 @@ class Provenance(Row):
     )
     seeds: dict[str, int] = Field(default_factory=dict, description="Every seed, by what it is of.")
     target: str = Field(description="Name of the target.")
+    target_sha256: str | None = Field(
+        default=None, description="SHA-256 of the target profile's values; null: made without one."
+    )
     versions: dict[str, str] = Field(description="Versions of what took part, by package.")
     test_reads: int = Field(ge=0, description="How often the test split was read.")
 

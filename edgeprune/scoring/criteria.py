@@ -1,8 +1,15 @@
 """Criteria: one function each, from the tensors of a group to one score a unit.
 
-A criterion gets the slots of a group that are trainable weights and returns float64 of shape
-(units,), higher = keep. It sees the whole coupled unit: producer rows, norm weights, reader
-columns.
+A criterion gets the slots of a group that are weights and returns float64 of shape (units,),
+higher = keep. It sees the whole coupled unit: producer rows, norm weights, reader columns. One
+that needs gradients says so when it is registered; then it is called once a batch, each slot with
+the gradient of that batch's loss, and the score is the mean of what it returned.
+
+    @criterion("l2")
+    def l2(group: GroupWeights) -> NDArray[np.float64]: ...
+
+    @criterion("taylor", gradients=True)
+    def taylor(group: GroupWeights) -> NDArray[np.float64]: ...
 """
 
 from __future__ import annotations
@@ -15,21 +22,43 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.errors import UsageError
+from edgeprune.errors import InternalError, UsageError
 from edgeprune.graph.groups import SlotTable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightedSlots:
-    """One dim of one trainable tensor and where the group's units lie in it."""
+    """One dim of one weight and where the group's units lie in it.
+
+    `gradient` is that of one batch's loss, of the weight's shape; None for a criterion that did
+    not ask for gradients. Weights with `requires_grad=False` are weights like others.
+    """
 
     table: SlotTable
     weight: torch.Tensor
+    gradient: torch.Tensor | None = None
+
+    def per_unit(self, values: torch.Tensor) -> NDArray[np.float64]:
+        """Sum of `values`, of the weight's shape, over each unit's positions: float64 (units,)."""
+        table = values.detach().double()
+        others = [dim for dim in range(table.dim()) if dim != self.table.dim]
+        mass = table.sum(dim=others) if others else table
+        summed: NDArray[np.float64] = mass.cpu().numpy()[self.table.positions].sum(axis=1)
+        return summed
+
+    def slope(self) -> torch.Tensor:
+        """The gradient in float64, for a criterion that asked for it."""
+        if self.gradient is None:
+            raise InternalError(
+                f"score at {self.table.parameter}: expected a gradient, got none. Register the "
+                "criterion with gradients=True."
+            )
+        return self.gradient.detach().double()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupWeights:
-    """All trainable slots of one group; `seed` for criteria that draw."""
+    """All weight slots of one group; `seed` for criteria that draw."""
 
     name: str
     width: int
@@ -39,22 +68,32 @@ class GroupWeights:
 
 Criterion: TypeAlias = Callable[[GroupWeights], NDArray[np.float64]]
 
-_CRITERIA: dict[str, Criterion] = {}
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Registered:
+    """A criterion under its public name, and whether it needs the gradients of a loss."""
+
+    name: str
+    function: Criterion
+    gradients: bool
 
 
-def criterion(name: str) -> Callable[[Criterion], Criterion]:
+_CRITERIA: dict[str, Registered] = {}
+
+
+def criterion(name: str, *, gradients: bool = False) -> Callable[[Criterion], Criterion]:
     """Register a criterion under its public name: `@criterion("l2")`."""
 
     def register(function: Criterion) -> Criterion:
         if name in _CRITERIA:
             raise TypeError(f"criterion at {name!r}: expected a free name, got one in use.")
-        _CRITERIA[name] = function
+        _CRITERIA[name] = Registered(name, function, gradients)
         return function
 
     return register
 
 
-def find_criterion(name: str) -> Criterion:
+def find_criterion(name: str) -> Registered:
     """The criterion of that name; `UsageError` lists the names there are."""
     if name not in _CRITERIA:
         raise UsageError(
@@ -69,25 +108,18 @@ def criterion_names() -> tuple[str, ...]:
     return tuple(sorted(_CRITERIA))
 
 
-def _per_unit(slot: WeightedSlots, power: int) -> NDArray[np.float64]:
-    """Sum of |w|^power over each unit's positions and all other dims, float64 (units,)."""
-    weight = slot.weight.detach().double().abs()
-    others = [dim for dim in range(weight.dim()) if dim != slot.table.dim]
-    mass = weight.pow(power).sum(dim=others) if others else weight.pow(power)
-    summed: NDArray[np.float64] = mass.cpu().numpy()[slot.table.positions].sum(axis=1)
-    return summed
-
-
 @criterion("l1")
 def l1(group: GroupWeights) -> NDArray[np.float64]:
     """Sum of absolute weights over the coupled unit (Li et al. 2017, arXiv 1608.08710)."""
-    return sum((_per_unit(slot, 1) for slot in group.slots), np.zeros(group.width))
+    parts = (slot.per_unit(slot.weight.detach().double().abs()) for slot in group.slots)
+    return sum(parts, np.zeros(group.width))
 
 
 @criterion("l2")
 def l2(group: GroupWeights) -> NDArray[np.float64]:
     """Euclidean norm over the coupled unit (group norm, Fang et al. 2023, arXiv 2301.12900)."""
-    return np.sqrt(sum((_per_unit(slot, 2) for slot in group.slots), np.zeros(group.width)))
+    parts = (slot.per_unit(slot.weight.detach().double().square()) for slot in group.slots)
+    return np.sqrt(sum(parts, np.zeros(group.width)))
 
 
 @criterion("random")
@@ -95,3 +127,20 @@ def random(group: GroupWeights) -> NDArray[np.float64]:
     """Uniform in 0-1, reproducible by seed and group name: the baseline any criterion must beat."""
     entropy = [group.seed, *group.name.encode()]
     return np.random.default_rng(entropy).random(group.width)
+
+
+@criterion("taylor", gradients=True)
+def taylor(group: GroupWeights) -> NDArray[np.float64]:
+    """(sum of gradient x weight over the coupled unit)², the first-order change of the loss.
+
+    Molchanov et al. 2019 (arXiv 1906.10771), equation 8, with the unit's whole sum squared.
+    """
+    parts = (slot.per_unit(slot.slope() * slot.weight.detach().double()) for slot in group.slots)
+    return np.square(sum(parts, np.zeros(group.width)))
+
+
+@criterion("gradient", gradients=True)
+def gradient(group: GroupWeights) -> NDArray[np.float64]:
+    """Euclidean norm of the gradient over the coupled unit: how hard the loss pulls at it."""
+    parts = (slot.per_unit(slot.slope().square()) for slot in group.slots)
+    return np.sqrt(sum(parts, np.zeros(group.width)))

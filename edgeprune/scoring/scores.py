@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.errors import InternalError
+from edgeprune.errors import DataError, InternalError
 from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.groups import Group
 from edgeprune.graph.module import attribute
-from edgeprune.scoring.criteria import GroupWeights, WeightedSlots, find_criterion
+from edgeprune.recipe.data import Batch, Loss
+from edgeprune.scoring.criteria import GroupWeights, Registered, WeightedSlots, find_criterion
+from edgeprune.scoring.gradients import gradients_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,30 +26,92 @@ class Scores:
     values: Mapping[str, NDArray[np.float64]]
 
 
-def score(analysis: Analysis, criterion: str = "l2", *, seed: int = 0) -> Scores:
+def score(
+    analysis: Analysis,
+    criterion: str = "l2",
+    batches: Iterable[Batch] | None = None,
+    loss: Loss | None = None,
+    *,
+    seed: int = 0,
+) -> Scores:
     """Score every unit of `analysis`.
 
-    Raises `UsageError` for an unknown criterion, `InternalError` for a score that is not finite.
+    A criterion of gradients (`taylor`, `gradient`) reads all of `batches`, pairs (inputs, target),
+    and gives means over them; `loss(outputs, target)` is a scalar tensor, cross-entropy if None.
+    Other criteria do not touch `batches`. The analysed model is left as it is; its weights with
+    `requires_grad=False` count like others.
+    Raises `UsageError` for an unknown criterion, `DataError` where gradients are needed and there
+    are no labelled batches, `InternalError` for a score that is not finite.
     """
-    function = find_criterion(criterion)
-    values = {}
-    for group in analysis.groups:
-        result = function(_weights(analysis, group, seed))
-        if result.shape != (group.width,) or not np.isfinite(result).all():
-            raise InternalError(
-                f"score at {group.name}: expected {group.width} finite numbers from criterion "
-                f"{criterion!r}, got shape {result.shape}, finite: {np.isfinite(result).all()}. "
-                "Look for NaN or infinity in the weights.",
-                where=group.name,
+    chosen = find_criterion(criterion)
+    groups = analysis.groups
+    weights = {group.name: _slots(analysis, group) for group in groups}
+    if not chosen.gradients:
+        bare = [_Sum(_called(chosen, group, weights[group.name], seed)) for group in groups]
+        return _scores(analysis, chosen, bare)
+    if batches is None:
+        raise DataError(
+            f"scoring by {criterion!r}: expected labelled batches, as it needs the loss's "
+            "gradient, got none. Give batches=, or choose a criterion of the weights alone (l2)."
+        )
+    names = tuple(dict.fromkeys(s.table.parameter for slots in weights.values() for s in slots))
+    sums = [_Sum(np.zeros(group.width), 0) for group in groups]
+    module = analysis.captured.module
+    for found in gradients_of(module, names, batches, loss):
+        for total, group in zip(sums, groups, strict=True):
+            slots = tuple(
+                WeightedSlots(slot.table, slot.weight, found[slot.table.parameter])
+                for slot in weights[group.name]
             )
-        values[group.name] = result
-    return Scores(criterion, values)
+            total.add(_called(chosen, group, slots, seed))
+    if sums and sums[0].count == 0:
+        raise DataError(
+            f"scoring by {criterion!r}: expected at least one batch of (inputs, target), got "
+            "none. Give batches that can be read."
+        )
+    return _scores(analysis, chosen, sums)
 
 
-def _weights(analysis: Analysis, group: Group, seed: int) -> GroupWeights:
+@dataclass(slots=True)
+class _Sum:
+    """A group's scores added up over batches."""
+
+    values: NDArray[np.float64]
+    count: int = 1
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        self.values = self.values + values
+        self.count += 1
+
+
+def _called(
+    chosen: Registered, group: Group, slots: tuple[WeightedSlots, ...], seed: int
+) -> NDArray[np.float64]:
+    """One call of the criterion; what it returns must be one finite number a unit."""
+    result = chosen.function(GroupWeights(group.name, group.width, slots, seed))
+    if result.shape != (group.width,) or not np.isfinite(result).all():
+        raise InternalError(
+            f"score at {group.name}: expected {group.width} finite numbers from criterion "
+            f"{chosen.name!r}, got shape {result.shape}, finite: {np.isfinite(result).all()}. "
+            "Look for NaN or infinity in the weights.",
+            where=group.name,
+        )
+    return result
+
+
+def _scores(analysis: Analysis, chosen: Registered, sums: list[_Sum]) -> Scores:
+    groups = analysis.groups
+    values = {
+        group.name: total.values / total.count for group, total in zip(groups, sums, strict=True)
+    }
+    return Scores(chosen.name, values)
+
+
+def _slots(analysis: Analysis, group: Group) -> tuple[WeightedSlots, ...]:
+    """The group's slots in parameters; buffers (statistics) are not weights."""
     slots = []
     for table in group.tables:
         tensor = attribute(analysis.captured.module, table.parameter)
         if isinstance(tensor, torch.nn.Parameter) and tensor.is_floating_point():
             slots.append(WeightedSlots(table, tensor))
-    return GroupWeights(group.name, group.width, tuple(slots), seed)
+    return tuple(slots)

@@ -30,6 +30,8 @@ TOLERANCE_FLOAT64 = 1e-8
 TOLERANCE_FINE = 1e-11
 # A sabotaged reference must miss by at least this many tolerances.
 MARGIN = 100.0
+# An output of fewer numbers over all samples has no spread worth dividing by.
+_LEAST_NUMBERS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,10 +133,13 @@ def _sabotages(
     tolerance that was really met (docs/decisions/0004).
     """
     fine = trial if trial.dense_module is not None else trial.precise()
-    if trial.analysis.captured.dynamic_batch:
-        # One sample tells a wrong unit as well as two, in half the time.
-        fine = replace(fine, inputs=resize_batch(fine.inputs, 1))
     reference = fine.silenced(kept)
+    if trial.analysis.captured.dynamic_batch and fine.inputs.batch_size is not None:
+        # One sample tells a wrong unit as well as two, in half the time, where its outputs are
+        # many numbers: those of a few have no spread to measure an error by.
+        fewest = _samples_for(reference, fine.inputs.batch_size)
+        fine = replace(fine, inputs=resize_batch(fine.inputs, fewest))
+        reference = fine.silenced(kept)
     error = deviation(fine.shrunk(), reference)
     for tolerance in (TOLERANCE_FINE, TOLERANCE_FLOAT64):
         if error <= tolerance:
@@ -220,13 +225,28 @@ class _Trial:
         )
 
 
+def _samples_for(outputs: tuple[object, ...], batch: int) -> int:
+    """Samples that give every floating output enough numbers for its spread to mean something."""
+    counts = [
+        output.numel() // batch
+        for output in outputs
+        if isinstance(output, torch.Tensor) and output.is_floating_point() and output.dim() > 0
+    ]
+    return max((-(-_LEAST_NUMBERS // max(count, 1)) for count in counts), default=1)
+
+
 def _telling_inputs(analysis: Analysis, seed: int) -> tuple[Inputs, tuple[object, ...]]:
     """Structured inputs whose dense outputs are finite and vary, and those outputs."""
     everything = np.ones(analysis.walk.labels.next_label, dtype=bool)
-    module = analysis.captured.module
+    captured = analysis.captured
+    example = captured.inputs
     for attempt in range(3):
-        inputs = vary(analysis.captured.inputs, seed + attempt)
-        dense = Silencer(analysis, module, everything).outputs(clone(inputs))
+        inputs = vary(example, seed + attempt)
+        dense = Silencer(analysis, captured.module, everything).outputs(clone(inputs))
+        batch = inputs.batch_size
+        if captured.dynamic_batch and batch is not None and batch < _samples_for(dense, batch):
+            inputs = vary(resize_batch(example, _samples_for(dense, batch)), seed + attempt)
+            dense = Silencer(analysis, captured.module, everything).outputs(clone(inputs))
         if varies(dense):
             return inputs, dense
     raise ModelNotSupported(

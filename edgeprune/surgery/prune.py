@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -11,8 +11,10 @@ from edgeprune.errors import PlanError
 from edgeprune.graph.analysis import Analysis, analyze
 from edgeprune.graph.module import CapturedModule
 from edgeprune.planning.plan import Plan, plan
+from edgeprune.recipe.data import Batch, Loss
 from edgeprune.scoring.scores import score
 from edgeprune.surgery.prove import Proof, prove
+from edgeprune.surgery.repair_report import Repair
 from edgeprune.surgery.shrink import shrink
 
 
@@ -21,13 +23,15 @@ class Pruned:
     """A shrunk model with the evidence: what was removed, from what, and the proof.
 
     `model` is callable like the original, trains, deep-copies, moves with `.to()`, keeps the
-    original's parameter names, and can be pruned again.
+    original's parameter names, and can be pruned again. `repaired` is what `repair` did, None
+    before it.
     """
 
     model: CapturedModule
     plan: Plan
     analysis: Analysis
     proof: Proof
+    repaired: Repair | None = None
 
 
 def prune(
@@ -43,16 +47,19 @@ def prune(
     only: tuple[str, ...] = (),
     dynamic_batch: bool = True,
     exact_only: bool = False,
+    batches: Iterable[Batch] | None = None,
+    loss: Loss | None = None,
     seed: int = 0,
 ) -> Pruned:
     """Prune `model` (never changed) once and prove the result.
 
+    `batches`, pairs (inputs, target), and `loss` are for criteria of gradients (`taylor`).
     See `analyze`, `score`, `plan`, `shrink` and `prove` for the arguments.
     Raises `ProofFailed` when the shrunk model is not the silenced dense one, `PlanError` when
     nothing could be removed although something was to go, and what the stages raise.
     """
     analysis = analyze(model, args, kwargs, dynamic_batch=dynamic_batch, exact_only=exact_only)
-    scores = score(analysis, criterion, seed=seed)
+    scores = score(analysis, criterion, batches, loss, seed=seed)
     decided = plan(
         analysis,
         scores,

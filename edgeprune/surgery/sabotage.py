@@ -187,6 +187,10 @@ def _swapped(
             for old, new in zip(table.positions[kept], table.positions[gone], strict=True):
                 keep[keep == old] = new
         source = source.index_select(dim, torch.from_numpy(keep))
+    # A shared layer has several names, and the graph may read another than the table's.
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if tensor is small:
+            set_tensor(model, name, source.to(small.dtype))
     set_tensor(model, table.parameter, source.to(small.dtype))
     return model
 

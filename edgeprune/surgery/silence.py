@@ -56,8 +56,7 @@ class Silencer(fx.Interpreter):
             return super().run_node(n)
         heard = list(args)
         for operand, mask in self.masks[n.name]:
-            value = cast(torch.Tensor, heard[operand])
-            heard[operand] = torch.where(mask.to(value.device), value, torch.zeros_like(value))
+            heard[operand] = _masked(heard[operand], mask)
         return getattr(self, n.op)(n.target, tuple(heard), kwargs)
 
     def outputs(self, inputs: Inputs) -> tuple[object, ...]:
@@ -66,6 +65,14 @@ class Silencer(fx.Interpreter):
         with torch.no_grad():
             flat = flat_inputs(module, inputs.args, inputs.kwargs)
             return tuple(self.run(*flat, enable_io_processing=False))
+
+
+def _masked(value: object, mask: torch.Tensor) -> object:
+    """`value` where the mask is true, else 0; of a list of operands (einsum), the first."""
+    if isinstance(value, list | tuple):
+        return [_masked(value[0], mask), *value[1:]]
+    tensor = cast(torch.Tensor, value)
+    return torch.where(mask.to(tensor.device), tensor, torch.zeros_like(tensor))
 
 
 def _norm_operands(

@@ -18,7 +18,6 @@ def test_args_must_be_a_tuple():
         analyze(nn.Linear(4, 3), noise(2, 4))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_value_baked_from_the_input_is_refused():
     """float(x.max()) as a Python number would freeze the example's maximum."""
     model = net(lambda m, x: m.a(x) * float(x.max()), a=nn.Linear(4, 3))
@@ -31,13 +30,20 @@ def test_a_value_baked_from_the_input_is_refused():
     assert torch.allclose(captured.module(x), model(x), atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_control_flow_on_data_is_refused():
-    """An if on the input's sign has no one graph."""
-    model = net(lambda m, x: m.a(x) if x.sum() > 0 else m.a(-x), a=nn.Linear(4, 3))
+def test_control_flow_on_data_is_refused(capfd):
+    """An if on the input's sign has no one graph: the line is named, and nothing else printed."""
 
-    with pytest.raises(ModelNotSupported, match="expected a graph from torch.export"):
-        capture(model, (noise(2, 4),))
+    def run(m, x):
+        return m.a(x) if x.sum() > 0 else m.a(-x)
+
+    with pytest.raises(ModelNotSupported, match="expected a graph from torch.export") as caught:
+        capture(net(run, a=nn.Linear(4, 3)), (noise(2, 4),))
+
+    line = run.__code__.co_firstlineno + 1
+    assert f"test_capture_refusals.py:{line}" in str(caught.value)
+    assert caught.value.where.endswith(f"test_capture_refusals.py:{line}")
+    assert caught.value.exit_code == 4
+    assert capfd.readouterr() == ("", "")
 
 
 def test_noise_in_eval_is_refused():

@@ -13,6 +13,12 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from edgeprune.pipeline.preparation import Job, chosen_target, prepare
+from edgeprune.pipeline.progress import Progress, Silent
+from edgeprune.pipeline.rounds import Pruning, prune_in_rounds
+from edgeprune.pipeline.speed import find_goal
+from edgeprune.pipeline.work import open_work
+from edgeprune.recipe.schema import load_recipe
 from edgeprune.recover.finetune import Settings, finetune
 
 MODEL = """
@@ -85,6 +91,8 @@ rounds = 2
 multiple = 4
 max_accuracy_drop = 0.05
 budget = { keep_fraction = 0.5 }
+[repair]
+samples = 0
 [recover]
 epochs = 1.0
 learning_rate = 0.05
@@ -140,6 +148,33 @@ def _write_task(folder: Path, trained: bytes, changes: dict[str, str]) -> Path:
     (folder / "dense.safetensors").write_bytes(trained)
     (folder / "recipe.toml").write_text(text)
     return folder / "recipe.toml"
+
+
+@pytest.fixture
+def prepared() -> Callable[[Path], Job]:
+    """prepared(recipe path): the recipe with everything it names loaded."""
+
+    def load(path: Path) -> Job:
+        recipe = load_recipe(path)
+        return prepare(recipe, chosen_target(recipe, None), None, Silent())
+
+    return load
+
+
+@pytest.fixture
+def rounds_of(
+    tmp_path_factory: pytest.TempPathFactory, prepared: Callable[[Path], Job]
+) -> Callable[..., Pruning]:
+    """rounds_of(job or recipe path): the rounds, carried out in a work folder of their own."""
+
+    def carry_out(task: Job | Path, progress: Progress | None = None) -> Pruning:
+        job = prepared(task) if isinstance(task, Path) else task
+        progress = progress or Silent()
+        out = tmp_path_factory.mktemp("rounds") / "out"
+        with open_work(out, job.recipe, job.target, fresh=False) as work:
+            return prune_in_rounds(job, find_goal(job, work, progress), work, progress)
+
+    return carry_out
 
 
 @pytest.fixture(scope="session")

@@ -9,43 +9,36 @@ from edgeprune.errors import DataError
 from edgeprune.gates.judging import judge
 from edgeprune.gates.prediction import Predictions
 from edgeprune.pipeline import judgement
-from edgeprune.pipeline.judgement import accuracy_evidence, budget_verdict, predict_both
-from edgeprune.pipeline.preparation import chosen_target, prepare
+from edgeprune.pipeline.budget import budget_verdict
+from edgeprune.pipeline.judgement import accuracy_evidence, predict_both
 from edgeprune.pipeline.progress import Silent
-from edgeprune.pipeline.rounds import prune_in_rounds
-from edgeprune.recipe.schema import load_recipe
 
 
-def _job(path):
-    recipe = load_recipe(path)
-    return prepare(recipe, chosen_target(recipe, None), None, Silent())
-
-
-def test_nothing_to_remove_is_a_failure_not_a_success(task):
+def test_nothing_to_remove_is_a_failure_not_a_success(task, prepared, rounds_of):
     """Widths of 16 and 24 at multiples of 64 cannot shrink: the budget fails with the reason."""
-    job = _job(task({"multiple = 4": "multiple = 64"}))
+    job = prepared(task({"multiple = 4": "multiple = 64"}))
 
-    pruning = prune_in_rounds(job, Silent())
+    pruning = rounds_of(job)
 
-    verdict = budget_verdict(job, pruning)
+    verdict = budget_verdict(job, pruning, None)
     assert [(r.proof, r.accepted) for r in pruning.rounds] == [(None, True)] * 2
     assert (verdict.outcome, verdict.observed) == ("fail", 1.0)
     assert "nothing can be removed" in verdict.why
 
 
-def test_keeping_everything_on_request_is_no_failure(task):
+def test_keeping_everything_on_request_is_no_failure(task, prepared, rounds_of):
     """keep_fraction = 1 asks for nothing to go."""
-    job = _job(task({"= 0.5 }": "= 1.0 }"}))
+    job = prepared(task({"= 0.5 }": "= 1.0 }"}))
 
-    assert budget_verdict(job, prune_in_rounds(job, Silent())).outcome == "pass"
+    assert budget_verdict(job, rounds_of(job), None).outcome == "pass"
 
 
-def test_without_labels_the_guard_and_the_gate_say_so(task):
+def test_without_labels_the_guard_and_the_gate_say_so(task, prepared, rounds_of):
     """Rounds are accepted with that reason, the teacher still teaches, the gate is inconclusive."""
-    job = _job(task({"data.py:load": "data.py:unlabelled", "rounds = 2": "rounds = 1"}))
+    job = prepared(task({"data.py:load": "data.py:unlabelled", "rounds = 2": "rounds = 1"}))
     nothing = Predictions(names=("y",), outputs=np.zeros((3, 4)), targets=None, samples=3)
 
-    (record,) = prune_in_rounds(job, Silent()).rounds
+    (record,) = rounds_of(job).rounds
     (verdict,) = judge(accuracy_evidence(job, nothing, nothing))
 
     assert job.dense_accuracy is None

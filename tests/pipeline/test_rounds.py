@@ -10,12 +10,8 @@ from torch import nn
 from edgeprune.errors import ProofFailed
 from edgeprune.graph.analysis import analyze
 from edgeprune.pipeline.equality import prove_whole, require_same_model
-from edgeprune.pipeline.preparation import chosen_target, prepare
-from edgeprune.pipeline.progress import Silent
-from edgeprune.pipeline.rounds import prune_in_rounds
-from edgeprune.pipeline.widths import next_plan, share_after, whole_plan
+from edgeprune.pipeline.widths import step_plan, wanted_plan, whole_plan
 from edgeprune.planning.allocate import Request
-from edgeprune.recipe.schema import load_recipe
 from edgeprune.scoring.scores import score
 from edgeprune.surgery.shrink import shrink
 
@@ -39,17 +35,14 @@ def chain():
         return analyze(Chain().eval(), (torch.randn(2, 6),))
 
 
-def _job(recipe_path):
-    recipe = load_recipe(recipe_path)
-    return prepare(recipe, chosen_target(recipe, None), None, Silent())
-
-
 def _rounds(dense, shares, allocation="uniform", multiple=1):
     """Plans after each round without training: (whole plan, current analysis)."""
     current, whole = dense, None
     for share in shares:
         request = Request(share, allocation, multiple)
-        step = next_plan(dense, current, whole, score(current, "l2"), request)
+        scores = score(current, "l2")
+        wanted = wanted_plan(dense, whole, scores, request)
+        step = step_plan(dense, current, whole, wanted, scores, request)
         if step.axes:
             whole = whole_plan(dense, whole, step, share)
             small = shrink(current, step)
@@ -57,17 +50,10 @@ def _rounds(dense, shares, allocation="uniform", multiple=1):
         yield whole, current
 
 
-def test_shares_fall_geometrically_to_the_budget():
-    """Four rounds to 1/16: one half, one quarter, one eighth, one sixteenth."""
-    assert [share_after(r, 4, 1 / 16) for r in (1, 2, 3, 4)] == pytest.approx(
-        [0.5, 0.25, 0.125, 0.0625]
-    )
-
-
 def test_rounding_does_not_stall_small_widths(chain):
     """32 units at multiples of 16, four rounds to one half: 16 are left, though no single round
     asks for fewer than 24 of the 32 it finds."""
-    shares = [share_after(r, 4, 0.5) for r in (1, 2, 3, 4)]
+    shares = [0.5 ** (r / 4) for r in (1, 2, 3, 4)]
 
     *_, (whole, _) = _rounds(chain, shares, multiple=16)
 
@@ -103,11 +89,11 @@ def test_one_round_is_the_plan_itself(chain):
     assert list(kept.keep) == best
 
 
-def test_without_training_the_rounds_slice_the_dense_weights(task):
+def test_without_training_the_rounds_slice_the_dense_weights(task, prepared, rounds_of):
     """The delivered tensors are the dense ones at the places of the composed plan, bit by bit."""
-    job = _job(task({"epochs = 1.0": "epochs = 0.0", "drop = 0.05": "drop = 1.0"}))
+    job = prepared(task({"epochs = 1.0": "epochs = 0.0", "drop = 0.05": "drop = 1.0"}))
 
-    pruning = prune_in_rounds(job, Silent())
+    pruning = rounds_of(job)
 
     delivered, dense = pruning.state.module.state_dict(), job.dense.captured.module.state_dict()
     assert [r.accepted for r in pruning.rounds] == [True, True]
@@ -116,9 +102,9 @@ def test_without_training_the_rounds_slice_the_dense_weights(task):
         assert torch.equal(delivered[name], expected), name
 
 
-def test_the_same_seed_gives_the_same_weights(task):
+def test_the_same_seed_gives_the_same_weights(task, prepared, rounds_of):
     """Two runs of the rounds, training included, agree bit for bit; another seed does not."""
-    results = [prune_in_rounds(_job(task(change)), Silent()) for change in ({}, {}, SEED)]
+    results = [rounds_of(task(change)) for change in ({}, {}, SEED)]
 
     one, two, other = (r.state.module.state_dict()["0.weight"] for r in results)
     assert torch.equal(one, two)
@@ -128,7 +114,7 @@ def test_the_same_seed_gives_the_same_weights(task):
 SEED = {'criterion = "l1"': 'criterion = "random"\nseed = 7'}
 
 
-def test_training_recovers_and_leaves_the_dense_model_alone(task):
+def test_training_recovers_and_leaves_the_dense_model_alone(task, prepared, rounds_of):
     """A recovered round is better than the removed one; the teacher's tensors do not move."""
     changes = {
         "rounds = 2": "rounds = 1",
@@ -136,10 +122,10 @@ def test_training_recovers_and_leaves_the_dense_model_alone(task):
         "drop = 0.05": "drop = 1.0",
         'criterion = "l1"': 'criterion = "random"',
     }
-    job = _job(task(changes))
+    job = prepared(task(changes))
     before = {k: v.clone() for k, v in job.dense.captured.module.state_dict().items()}
 
-    (record,) = prune_in_rounds(job, Silent()).rounds
+    (record,) = rounds_of(job).rounds
 
     assert record.accuracy.recovered > record.accuracy.removed + 0.1
     assert record.keep_fraction == pytest.approx(0.2, abs=0.06)
@@ -147,23 +133,7 @@ def test_training_recovers_and_leaves_the_dense_model_alone(task):
         assert torch.equal(value, before[name]), name
 
 
-def test_a_refused_round_leaves_the_last_accepted_model(task):
-    """With a guard that allows nothing and no training, the run ends with what it had before."""
-    changes = {"epochs = 1.0": "epochs = 0.0", "drop = 0.05": "drop = 0.0", "= 0.5 }": "= 0.2 }"}
-    job = _job(task(changes))
-
-    pruning = prune_in_rounds(job, Silent())
-
-    assert pruning.rounds[-1].accepted is False
-    assert "was refused" in pruning.stopped
-    accepted = [r for r in pruning.rounds if r.accepted and r.params]
-    params = sum(p.numel() for p in pruning.state.module.parameters())
-    dense = sum(p.numel() for p in job.dense.captured.module.parameters())
-    assert params == (accepted[-1].params if accepted else dense)
-    assert pruning.state.accuracy == job.dense_accuracy or accepted
-
-
-def test_final_epochs_are_undone_when_they_do_harm(task):
+def test_final_epochs_are_undone_when_they_do_harm(task, prepared, rounds_of):
     """A learning rate of 10 ruins the model, or its loss; the accuracy before is kept."""
     changes = {
         "epochs = 1.0": "epochs = 0.0\nfinal_epochs = 0.2",
@@ -172,7 +142,7 @@ def test_final_epochs_are_undone_when_they_do_harm(task):
         "rounds = 2": "rounds = 1",
     }
 
-    pruning = prune_in_rounds(_job(task(changes)), Silent())
+    pruning = rounds_of(task(changes))
 
     assert pruning.state.accuracy >= pruning.rounds[-1].accuracy.recovered
 

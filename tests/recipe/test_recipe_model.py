@@ -41,6 +41,25 @@ FACTORIES = """
     def number():
         return 3
 
+    class Bad(nn.Module):
+        def __init__(self, what):
+            super().__init__()
+            self.what = what
+
+        def forward(self, x):
+            if self.what == "raises":
+                raise KeyError("a missing table")
+            return {"nan": x / 0 * 0, "none": None}[self.what]
+
+    def raises():
+        return Bad("raises")
+
+    def nan():
+        return Bad("nan")
+
+    def none():
+        return Bad("none")
+
     def bad_example():
         return Net(), 3, {}
 
@@ -176,23 +195,64 @@ def test_a_tied_weight_need_not_be_stored_twice(folder):
 
 
 @pytest.mark.parametrize(
-    ("content", "part"),
+    "wrap",
     [
-        (
-            {"state_dict": {"a.weight": torch.zeros(1)}, "epoch": 3},
-            "state_dict (dict), epoch (int)",
-        ),
-        ([torch.zeros(1)], "got list"),
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": state, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}},
+        lambda state: {f"module.{key}": value for key, value in state.items()},
+        lambda state: {"model": {f"_orig_mod.{key}": value for key, value in state.items()}},
     ],
 )
-def test_a_checkpoint_is_not_taken_for_a_state_dict(folder, content, part):
-    """A file that holds more than tensors by key says what it holds."""
+def test_a_checkpoint_and_a_wrapper_are_seen_through(folder, wrap):
+    """One state dict in a checkpoint, and the prefix of DataParallel or compile, load whole."""
+    state = {"a.weight": torch.rand(3, 4), "a.bias": torch.rand(3)}
+    state |= {"b.weight": torch.rand(2, 3), "b.bias": torch.rand(2)}
+    torch.save(wrap(state), folder / "checkpoint.pt")
+    module = load_model(
+        "model.py:build", weights="checkpoint.pt", input="2x4", base_dir=folder
+    ).module
+
+    assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ({"state_dict": {"a": torch.zeros(1)}, "ema": {"a": torch.ones(1)}}, "2 of them: state_"),
+        ({"epoch": 3, "lr": 0.1}, "epoch (int), lr (float)"),
+        ([torch.zeros(1)], "got list"),
+        ({}, "got dict"),
+    ],
+)
+def test_a_checkpoint_of_several_or_no_states_is_not_guessed_at(folder, content, part):
+    """Two state dicts, none, or a list: the file says what it holds, and nothing is chosen."""
     torch.save(content, folder / "checkpoint.pt")
 
     with pytest.raises(UsageError, match="expected a state dict") as caught:
         load_model("model.py:build", weights="checkpoint.pt", input="2x4", base_dir=folder)
 
     assert part in str(caught.value)
+
+
+def test_a_prefix_of_some_keys_is_not_dropped(folder):
+    """A prefix is a wrapper's only when every key has it; the nearest keys are suggested."""
+    state = {"module.a.weight": torch.zeros(3, 4), "a.bias": torch.zeros(3)}
+    save_file(state | {"b.weigth": torch.zeros(2, 3)}, folder / "w.safetensors")
+
+    with pytest.raises(UsageError) as caught:
+        load_model("model.py:build", weights="w.safetensors", input="2x4", base_dir=folder)
+
+    assert "b.weight (is it 'b.weigth'?)" in str(caught.value)
+    assert "2 unexpected: " in str(caught.value)
+
+
+def test_weights_with_nan_are_refused_by_name(folder):
+    """A checkpoint of a training that diverged is named before anything is pruned."""
+    state = load_model("model.py:build", input="2x4", base_dir=folder).module.state_dict()
+    save_file(state | {"b.bias": torch.tensor([0.0, float("nan")])}, folder / "w.safetensors")
+
+    with pytest.raises(UsageError, match="NaN in 1 of 4 tensors: b.bias"):
+        load_model("model.py:build", weights="w.safetensors", input="2x4", base_dir=folder)
 
 
 def test_a_pickle_that_runs_code_is_refused(folder, capfd):
@@ -230,6 +290,7 @@ def test_an_unreadable_weights_file_is_named(folder, name):
         ("model.py:constant", ["a function", "int"]),
         ("model.py:build", ["an example input", "--input"]),
         ("torchvision:resnet19", ["resnet19", "resnet18"]),
+        ("timm:resnet19", ["resnet19", "resnet18"]),
         ("torchvision:fasterrcnn_resnet50_fpn", ["takes a list of images"]),
     ],
 )
@@ -247,6 +308,8 @@ def test_a_wrong_name_is_explained(folder, spec, parts):
         ("model.py:number", ["an nn.Module", "got int"]),
         ("model.py:bad_example", ["args tuple", "int"]),
         ("model.py:broken", ["TypeError", "model.py:"]),
+        ("model.py:raises", ["a missing table", "model.py:", "to take 2x4", "--input"]),
+        ("model.py:none", ["expected a tensor", "got NoneType"]),
     ],
 )
 def test_user_code_that_fails_is_the_users(folder, spec, parts):
@@ -279,6 +342,40 @@ def test_a_file_that_raises_on_import_is_the_users(folder):
     assert not any("raises" in name for name in set(sys.modules) - before)
 
 
+def test_an_input_of_another_shape_is_named_with_the_users_line(folder):
+    """A shape that the model does not take ends loading, exit code 2, with both of them said."""
+    with pytest.raises(UserCodeError, match=r"to take 2x5, got RuntimeError.*2x5") as caught:
+        load_model("model.py:build", input="2x5", base_dir=folder)
+
+    lines = (folder / "model.py").read_text().splitlines()
+    place = lines.index("        y = self.b(self.a(x))") + 1
+    assert (caught.value.where, caught.value.exit_code) == (f"model.py:{place}", 2)
+
+
+def test_a_model_that_gives_nan_is_refused(folder):
+    """NaN for finite inputs: there is nothing to compare a pruned model with."""
+    with pytest.raises(UsageError, match="expected numbers for its example input, got NaN"):
+        load_model("model.py:nan", input="2x4", base_dir=folder)
+
+
+def test_the_trial_run_leaves_the_model_as_it_was(folder):
+    """A counter that forward() moves stands where the factory left it."""
+    (folder / "counts.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Counts(nn.Linear):\n"
+        "    def forward(self, x):\n"
+        "        self.calls.add_(1)\n"
+        "        return super().forward(x) + x.mul_(1.0).sum()\n"
+        "def build():\n"
+        "    net = Counts(4, 2)\n"
+        "    net.register_buffer('calls', torch.tensor(7))\n"
+        "    return net\n"
+    )
+
+    assert int(load_model("counts.py:build", input="2x4", base_dir=folder).module.calls) == 7
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [("squeezenet1_1", (2, 3, 224, 224)), ("lraspp_mobilenet_v3_large", (2, 3, 128, 128))],
@@ -305,11 +402,23 @@ def test_a_torchvision_head_is_not_left_at_zero():
     assert all(not before[name].any() for name in changed)
 
 
-def test_torchvision_missing_is_an_environment_error(monkeypatch):
-    """Without torchvision the error says how to install it and exits with 5."""
+def test_timm_knows_its_input_and_is_seeded():
+    """A timm model comes with the input of its own configuration, the same weights each time."""
+    one, two = (load_model("timm:test_vit") for _ in range(2))
+
+    assert one.args[0].shape == (2, 3, 160, 160)
+    assert one.name == "test_vit"
+    assert all(torch.equal(a, b) for a, b in zip(one.args, two.args, strict=True))
+    states = (loaded.module.state_dict().values() for loaded in (one, two))
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+
+
+@pytest.mark.parametrize("zoo", ["torchvision", "timm"])
+def test_a_zoo_that_is_missing_is_an_environment_error(monkeypatch, zoo):
+    """Without torchvision or timm the error says how to install it and exits with 5."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
-    with pytest.raises(EnvironmentFailed, match="pip install torchvision") as caught:
-        load_model("torchvision:resnet18")
+    with pytest.raises(EnvironmentFailed, match=f"pip install {zoo}") as caught:
+        load_model(f"{zoo}:resnet18")
 
     assert caught.value.exit_code == 5

@@ -40,6 +40,10 @@ max_accuracy_drop = 0.02
 multiple = 8
 seed = 7
 exact_only = true
+score_samples = 64
+[repair]
+samples = 100
+ridge = 0.01
 [recover]
 epochs = 0.5
 final_epochs = 2
@@ -87,6 +91,15 @@ def keys_of(model: type[Section]) -> set[str]:
     return found
 
 
+def _dotted(tables: dict, prefix: str = "") -> list[str]:
+    """The dotted keys of every value of a document."""
+    found = []
+    for key, value in tables.items():
+        inner = isinstance(value, dict)
+        found += _dotted(value, f"{prefix}{key}.") if inner else [prefix + key]
+    return found
+
+
 def test_defaults_are_the_documented_ones(tmp_path):
     """A recipe of three keys takes the defaults of the recipe's reference."""
     recipe = load_recipe(write(tmp_path, MINIMAL))
@@ -106,8 +119,10 @@ def test_every_key_can_be_set(tmp_path):
     recipe = load_recipe(write(tmp_path, COMPLETE))
     written = tomllib.loads(COMPLETE)
 
-    assert recipe.model_dump(mode="json") == written
+    assert recipe.model_dump(mode="json", exclude_none=True) == written
     assert recipe.base_dir == tmp_path
+    unset = keys_of(Recipe) - set(_dotted(written))
+    assert unset == {f"prune.budget.{k}" for k in ("macs_fraction", "params_fraction", "speedup")}
 
 
 def test_every_key_is_documented():
@@ -133,7 +148,12 @@ def test_a_recipe_is_frozen(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "key", "parts"),
     [
-        ("keep_fraction", "keep_fracton", "prune.budget.keep_fraction", ["a value", "none"]),
+        ("keep_fraction", "keep_fracton", "prune.budget.keep_fracton", ["'keep_fraction'"]),
+        ("{ keep_fraction = 0.5 }", "{}", "prune.budget", ["exactly one of keep_fraction, macs"]),
+        ("= 0.5 }", "= 0.5, speedup = 2.0 }", "prune.budget", ["exactly one of", "speedup"]),
+        ('factory = "model.py:build"', 'factory = "net.pt2"', "model.factory", ["net.pt2"]),
+        ('factory = "data.py:load"', 'factory = "net.pt2"', "data.factory", ["function"]),
+        ('factory = "model.py:build"', "", "model.factory", ["a value", "none"]),
         ("keep_fraction = 0.5", "keep_fraction = 1.5", "prune.budget.keep_fraction", ["1.5", "1"]),
         (
             "keep_fraction = 0.5",
@@ -169,13 +189,14 @@ def test_a_mistake_is_named_with_key_expected_and_got(tmp_path, old, new, key, p
 
 def test_an_unknown_key_beside_a_missing_one_names_both(tmp_path):
     """A misspelt key is reported with its nearest name, and the key it leaves unset too."""
-    path = write(tmp_path, MINIMAL.replace("keep_fraction", "keep_fracton"))
+    path = write(tmp_path, MINIMAL.replace('factory = "data', 'factori = "data'))
 
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
 
-    assert "prune.budget.keep_fracton" in str(caught.value)
-    assert "Did you mean 'keep_fraction'?" in str(caught.value)
+    assert "at data.factory: expected a value, got none" in str(caught.value)
+    assert "at data.factori: " in str(caught.value)
+    assert "Did you mean 'factory'?" in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "part"), [("[model\n", "line 1"), ("a = \xff", "line 1")])
@@ -237,6 +258,8 @@ def test_json_schema_accepts_what_the_recipe_accepts(text):
         ("keep_fraction = 0.5", "keep_fraction = 1.5"),
         ("[prune]", "[prune]\nrounds = 0"),
         ("[prune]", "[prune]\nround = 2"),
+        ("= 0.5 }", "= 0.5, speedup = 2.0 }"),
+        ("{ keep_fraction = 0.5 }", "{}"),
         ('factory = "data.py:load"', ""),
     ],
 )

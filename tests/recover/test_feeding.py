@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgeprune.errors import DataError
-from edgeprune.recover.feeding import batch_size, call_arguments, move_target, pairs
+from edgeprune.recipe.feeding import batch_size, call_arguments, move_target, pairs
 
 CPU = torch.device("cpu")
 

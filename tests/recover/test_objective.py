@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from edgeprune.errors import DataError, UserCodeError
+from edgeprune.recipe.task_loss import task_loss
 from edgeprune.recover.objective import (
     distance_to_teacher,
     floating_outputs,
@@ -14,7 +17,6 @@ from edgeprune.recover.objective import (
     matching_error,
     objective,
     softened_divergence,
-    task_loss,
 )
 
 
@@ -67,13 +69,40 @@ def test_divergence_vanishes_only_where_the_scores_agree(scores):
 def test_matching_error_weighs_each_output_by_its_own_variance():
     """Mean over outputs of mean((a - b)²) / var(b), with integer outputs left out."""
     rng = np.random.default_rng(1)
-    a0, b0 = rng.normal(size=(2, 4, 3))
+    a0, b0 = rng.normal(size=(2, 4, 3)) * 5
     a1, b1 = rng.normal(size=(2, 4, 2, 2)) * 100
     student = {"x": torch.tensor(a0), "y": (torch.tensor(a1), torch.tensor([1, 2]))}
     teacher = {"x": torch.tensor(b0), "y": (torch.tensor(b1), torch.tensor([3, 4]))}
     expected = (((a0 - b0) ** 2).mean() / b0.var() + ((a1 - b1) ** 2).mean() / b1.var()) / 2
 
     assert float(matching_error(student, teacher)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_matching_never_magnifies_an_output_that_hardly_varies():
+    """A variance below 1 does not divide: mean((a - b)²) itself."""
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(2, 8, 3)) * 0.01
+
+    got = float(matching_error(torch.tensor(a), torch.tensor(b)))
+
+    assert got == pytest.approx(((a - b) ** 2).mean(), rel=1e-12)
+
+
+def test_structures_of_every_kind_reach_the_users_loss():
+    """A tuple, a dict or a dataclass comes to the loss as the model returned it."""
+
+    @dataclasses.dataclass
+    class Found:
+        box: torch.Tensor
+
+    def loss(outputs, target):
+        kind = type(outputs)
+        part = {tuple: lambda: outputs[1], dict: lambda: outputs["box"], Found: lambda: outputs.box}
+        return (part[kind]() - target).abs().mean()
+
+    box, target = torch.tensor([[3.0], [5.0]]), torch.tensor([[1.0], [1.0]])
+    for outputs in ((None, box), {"box": box}, Found(box)):
+        assert float(task_loss(outputs, target, loss)) == 3.0
 
 
 def test_matching_a_constant_output_stays_finite():

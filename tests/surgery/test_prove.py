@@ -223,3 +223,47 @@ def test_half_precision_inside_is_judged_in_float32():
     )
 
     assert prune(model, (noise(4, 8),)).proof.holds
+
+
+def test_one_number_a_sample_is_judged_on_enough_samples():
+    """A regression's (B,) output has a spread in the proof and in every sabotage: errors finite."""
+    model = net(lambda m, x: m.b(torch.tanh(m.a(x)))[:, 0], a=nn.Linear(8, 16), b=nn.Linear(16, 1))
+    proof = prune(model, (noise(2, 8),)).proof
+
+    assert proof.outcome == "proved"
+    assert all(0 < attempt.error < 1e6 for attempt in proof.sabotages)
+
+
+def test_a_single_number_beside_the_output_is_measured_by_its_size():
+    """A 0-dim output, equal but for rounding, does not fail a proof that holds."""
+    model = net(
+        lambda m, x: (m.b(torch.tanh(m.a(x))), torch.tanh(m.a(x)).square().sum()),
+        a=nn.Linear(8, 16),
+        b=nn.Linear(16, 5),
+    )
+    proof = prune(model, (noise(2, 8),)).proof
+
+    assert proof.outcome == "proved"
+    assert proof.precision == "float32"
+
+
+def test_a_swap_in_a_shared_layer_is_heard_under_each_of_its_names():
+    """One unit kept, one try: the swapped weight reaches the graph by whatever name it reads."""
+
+    class Block(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return self.layer(x)
+
+    shared = conv(3, 4)
+    model = net(
+        lambda m, x: m.b(torch.tanh(m.block(x))),
+        shared=shared,
+        block=Block(shared),
+        b=conv(4, 4),
+    )
+
+    assert prune(model, (image(),), keep_fraction=0.25).proof.outcome == "proved"

@@ -11,6 +11,7 @@ from edgeprune.graph.rules import (
     normalisation,
     pointwise,
     reduction,
+    summation,
     window,
 )
 
@@ -25,5 +26,6 @@ FAMILIES = (
     normalisation,
     pointwise,
     reduction,
+    summation,
     window,
 )

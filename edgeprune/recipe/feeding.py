@@ -1,4 +1,4 @@
-"""Batches of the training split as tensors on the student's device."""
+"""Batches of a split as tensors on a model's device."""
 
 from __future__ import annotations
 
@@ -22,8 +22,18 @@ def device_of(module: nn.Module) -> torch.device:
 def call_arguments(
     inputs: object, device: torch.device
 ) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
-    """Positional and keyword tensors of one call, on `device`; dtypes are kept."""
+    """Positional and keyword tensors of one call, on `device`; dtypes are kept.
+
+    Raises DataError for NaN and infinities: they would look like training that diverged.
+    """
     args, kwargs = to_inputs(inputs)
+    for tensor in (*args, *kwargs.values()):
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            count = int(tensor.numel() - tensor.isfinite().sum())
+            raise DataError(
+                f"reading a batch at its inputs: expected finite numbers, got {count} of "
+                f"{tensor.numel()} NaN or infinite. Clean or mask these samples."
+            )
     return tuple(x.to(device) for x in args), {name: x.to(device) for name, x in kwargs.items()}
 
 

@@ -1,4 +1,4 @@
-"""Run a talkative exporter in silence, and keep what it said for the error message."""
+"""Run a talkative exporter of torch in silence, and keep what it said for the error message."""
 
 from __future__ import annotations
 

@@ -1,0 +1,73 @@
+"""A graph that torch.export made elsewhere (a `.pt2` file, `ep.module()`), taken as it is.
+
+It is not exported again: its shapes stay as dynamic as they are, and its nodes keep the module
+path and the source line that they were exported with.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from typing import TypeGuard
+
+import torch
+from torch import fx, nn
+
+from edgeprune.errors import ModelNotSupported
+from edgeprune.graph.inline import inline_regions
+from edgeprune.graph.module import CapturedModule, add_training_flags, drop_unread, trains
+from edgeprune.graph.provenance import module_path
+
+aten = torch.ops.aten
+
+# What export notes about sizes and dtypes of the example; after surgery it would be wrong.
+_NOTES = (aten._assert_scalar.default, aten._assert_tensor_metadata.default)
+_GUARDS_FUNCTION = "_guards_fn"
+_PYTHON = tuple(vars(operator)[name] for name in operator.__all__)
+
+
+def is_exported(model: nn.Module) -> TypeGuard[fx.GraphModule]:
+    """Whether a module is a graph of ATen operators as torch.export makes it."""
+    if not isinstance(model, fx.GraphModule):
+        return False
+    calls = [node for node in model.graph.nodes if node.op.startswith("call_")]
+    return any(isinstance(node.target, torch._ops.OpOverload) for node in calls) and all(
+        isinstance(node.target, torch._ops.OpOverload)
+        or node.target in _PYTHON
+        or getattr(node.target, "__module__", None) in ("math", "torch")
+        or (node.op == "call_module" and node.target == _GUARDS_FUNCTION)
+        for node in calls
+    )
+
+
+def from_exported(model: fx.GraphModule) -> CapturedModule:
+    """A copy of the same graph, without guards, as a module that trains.
+
+    Raises ModelNotSupported for a graph that was exported in training mode.
+    """
+    for node in model.graph.nodes:
+        if trains(node):
+            raise ModelNotSupported(
+                f"capture at {module_path(node) or node.name} of the exported graph: expected "
+                f"{node.target} in eval mode, got it in training mode. Export model.eval().",
+                where=module_path(node) or node.name,
+            )
+    return as_captured(copy.deepcopy(model), original=None)
+
+
+def as_captured(module: fx.GraphModule, original: nn.Module | None) -> CapturedModule:
+    """The module that users get, of the graph of an exported program (whose nodes it takes over).
+
+    original: the module that was exported; None where it is not known.
+    """
+    inline_regions(module)
+    for node in list(module.graph.nodes):
+        if node.target in _NOTES or node.target == _GUARDS_FUNCTION:
+            module.graph.erase_node(node)
+        else:
+            node.meta["module"] = module_path(node)
+    captured = CapturedModule(module, module.graph)
+    captured.training = False
+    drop_unread(captured)
+    add_training_flags(captured, original)
+    return captured

@@ -1,0 +1,82 @@
+"""The budget as a goal: which share of the units may stay at each point of the way to it.
+
+The way is geometric: at `position` 0 nothing is removed, at 1 the budget is met, and equal steps
+of position multiply MACs (parameters, units, latency) by equal factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgeprune.errors import BudgetNotMet
+from edgeprune.graph.analysis import Analysis
+from edgeprune.planning.cost import Cost, cost
+from edgeprune.planning.plan import Plan
+from edgeprune.recipe.sections import BudgetKind
+from edgeprune.surgery.forecast import forecast
+
+# Bisecting a share of the units this often leaves 1/4096: widths in the thousands.
+_BISECTIONS = 12
+_LEAST = 2.0**-_BISECTIONS
+
+Planner = Callable[[float], Plan]
+"""keep_fraction -> the plan that leaves that share of the dense units."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """A budget: `limit` is the share of units, MACs or parameters that may stay at the end.
+
+    `units` is set where the budget comes down to a share of units: keep_fraction itself, and a
+    speedup, for which it was measured.
+    """
+
+    kind: BudgetKind
+    value: float
+    units: float | None
+    dense: Cost
+
+    def keep_fraction(self, position: float, dense: Analysis, planner: Planner) -> float:
+        """Largest share of the units (0-1) that keeps within the budget at `position` (0-1].
+
+        Raises BudgetNotMet when no share does.
+        """
+        if self.units is not None:
+            return float(self.units**position)
+        limit = float(self.value**position)
+
+        def within(share: float) -> bool:
+            return self.share(forecast(dense, planner(share))) <= limit
+
+        if within(1.0):
+            return 1.0
+        if not within(_LEAST):
+            raise self.missed(self.share(forecast(dense, planner(_LEAST))))
+        low, high = _LEAST, 1.0
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if within(middle) else (low, middle)
+        return low
+
+    def share(self, left: Cost) -> float:
+        """Share (0-1) of the dense model's parameters or MACs that is left."""
+        if self.kind == "params_fraction":
+            return left.params / max(1, self.dense.params)
+        return left.macs / max(1, self.dense.macs)
+
+    def missed(self, reached: float) -> BudgetNotMet:
+        """The error for a budget beyond what removal can do."""
+        order = "at least" if self.kind == "speedup" else "at most"
+        best = "at most" if self.kind == "speedup" else "at least"
+        return BudgetNotMet(
+            f"planning at budget {self.kind}: expected {order} {self.value:g}, got {best} "
+            f"{reached:.4g} with every group at its smallest width. Ask for less, lower [prune] "
+            f"multiple, or see what is pinned with `edgeprune inspect`.",
+            where=f"prune.budget.{self.kind}",
+        )
+
+
+def goal_of(kind: BudgetKind, value: float, dense: Analysis, *, units: float | None) -> Goal:
+    """The goal of a budget on a dense model."""
+    return Goal(kind=kind, value=value, units=units, dense=cost(dense.captured))
