@@ -63,8 +63,13 @@ class Cluster(Section):
 class Cpu(Section):
     """The processor: architecture, instruction sets and clusters of cores."""
 
-    arch: str | None = None
-    isa: tuple[str, ...] = ()
+    arch: str | None = Field(default=None, description="As `uname -m` says: x86_64, aarch64.")
+    isa: tuple[str, ...] = Field(
+        default=(), description="Instruction sets it has, by the names of /proc/cpuinfo."
+    )
+    isa_absent: tuple[str, ...] = Field(
+        default=(), description="Instruction sets it lacks: a processor with one is another target."
+    )
     clusters: tuple[Cluster, ...] = ()
 
 
@@ -98,6 +103,15 @@ class Runtime(Section):
     session_options: SessionOptions = Field(
         default=(), description="Table of ONNX Runtime's own session entries, passed on unchanged."
     )
+
+
+class Operators(Section):
+    """What the device's runtime takes: `Conv`, or `com.microsoft.FusedConv` with its domain."""
+
+    allowed: tuple[str, ...] | None = Field(
+        default=None, description="The only operators it has; absent: every one of ONNX."
+    )
+    denied: tuple[str, ...] = Field(default=(), description="Operators it has not.")
 
 
 class Quant(Section):
@@ -163,6 +177,7 @@ class Target(Section):
     memory: Memory = Memory()
     os: OperatingSystem = OperatingSystem()
     runtime: Runtime = Runtime()
+    operators: Operators = Operators()
     quant: Quant = Quant()
     pruning: Pruning = Pruning()
     budget: TargetBudget = TargetBudget()
@@ -174,6 +189,17 @@ class Target(Section):
         if self.status != "generic" and not self.sources:
             raise ValueError(f"`sources` (where its facts come from) beside status '{self.status}'")
         return self
+
+
+def target_schema() -> dict[str, object]:
+    """The JSON schema of a target's TOML file (draft 2020-12), for editors."""
+    schema: dict[str, object] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Target.model_json_schema(),
+    }
+    # The name comes from the file's, unless it is given.
+    schema["required"] = ["status"]
+    return schema
 
 
 def target_names() -> tuple[str, ...]:
@@ -188,7 +214,12 @@ def load_target(name_or_path: str | Path) -> Target:
     known one is suggested) or a bad value, and EnvironmentFailed when the target would run
     on this machine with more threads than it has cores.
     """
-    return _checked(_read(_path_of(name_or_path)))
+    return _checked(read_target(name_or_path))
+
+
+def read_target(name_or_path: str | Path) -> Target:
+    """A profile as it is written, whether or not it could run here; errors as `load_target`'s."""
+    return _read(_path_of(name_or_path))
 
 
 def override(target: Target, *, threads: int | None = None, batch: int | None = None) -> Target:

@@ -7,9 +7,13 @@ from typing import Annotated
 import typer
 
 from edgeprune import __version__
+from edgeprune.cli.bench_command import bench_command
+from edgeprune.cli.check_command import check_command
 from edgeprune.cli.inspect_command import inspect_command
 from edgeprune.cli.prune_command import prune_command
 from edgeprune.cli.run_command import run_command
+from edgeprune.cli.targets_command import targets_app
+from edgeprune.cli.verify_command import verify_command
 
 app = typer.Typer(
     name="edgeprune",
@@ -23,6 +27,10 @@ app = typer.Typer(
 app.command("run")(run_command)
 app.command("inspect")(inspect_command)
 app.command("prune")(prune_command)
+app.command("check")(check_command)
+app.command("bench")(bench_command)
+app.command("verify")(verify_command)
+app.add_typer(targets_app, name="targets")
 
 
 def _print_version(wanted: bool) -> None:

@@ -34,6 +34,14 @@ InputShapes: TypeAlias = Annotated[
         show_default=False,
     ),
 ]
+TargetName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        metavar="TARGET",
+        help="Target profile: a shipped name (`edgeprune targets list`) or a .toml file.",
+    ),
+]
 ExactOnly: TypeAlias = Annotated[
     bool,
     typer.Option(

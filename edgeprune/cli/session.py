@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import typer
@@ -75,6 +76,18 @@ def session(*, json: bool, quiet: bool, verbose: int, interrupted: str = "") -> 
         raise
     except Exception as error:  # whatever else comes out is our bug
         raise typer.Exit(_report(current, _unexpected(error))) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that the user named; EnvironmentFailed where the disk refuses."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EnvironmentFailed(
+            f"writing at {path}: expected a place that can be written, got {error.strerror}. "
+            f"Choose another.",
+            where=str(path),
+        ) from error
 
 
 def _known(error: EdgepruneError | ModuleNotFoundError) -> EdgepruneError:

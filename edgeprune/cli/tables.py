@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from edgeprune.release.report import Report
+from edgeprune.release.report import EXIT_CODES, Report, VerdictRow
 from edgeprune.release.wording import (
     OUTCOME_WORDS,
     comparison,
@@ -52,8 +52,18 @@ def figures_table(report: Report) -> Table:
 
 def gates_table(report: Report) -> Table:
     """One line a gate, its outcome coloured."""
+    return verdicts_table(report.verdicts)
+
+
+def outcome_text(exit_code: int) -> str:
+    """The outcome behind an exit code of gates: 0 pass, 1 fail, 3 inconclusive."""
+    return {code: outcome for outcome, code in EXIT_CODES.items()}[exit_code]
+
+
+def verdicts_table(verdicts: Sequence[VerdictRow]) -> Table:
+    """One line a verdict, its outcome coloured."""
     made = table("", ("gate", "outcome", "observed", "limit", "why"), (), "l l r r l")
-    for row in report.verdicts:
+    for row in verdicts:
         observed = f"{quantity(row.observed, row.unit)} {span(row.interval, row.unit)}".rstrip()
         made.add_row(
             Text(row.gate),

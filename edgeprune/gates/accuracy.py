@@ -143,6 +143,11 @@ def paired_interval(counts: PairedCounts, confidence: float) -> tuple[float, flo
     return max(-1.0, low), min(1.0, high)
 
 
+def share_interval(share: float, samples: int, confidence: float) -> tuple[float, float]:
+    """Wilson's score interval of a share (0-1) of `samples` at a confidence (0-1)."""
+    return _wilson(share, samples, float(ndtri((1 + confidence) / 2)))
+
+
 def _wilson(share: float, n: int, z: float) -> tuple[float, float]:
     """Wilson's score interval for a share of n."""
     centre = share + z**2 / (2 * n)

@@ -22,6 +22,8 @@ _LEAST_PAIRS = 2
 class LatencyEvidence:
     """Paired times of the dense model (baseline) and the pruned one (candidate), and limits.
 
+    Without a baseline its times are empty, and only an absolute limit can be judged.
+
     `limit_ms` bounds the candidate's latency at `percentile` (0-100); `least_speedup` bounds
     dense / pruned at that percentile from below. At least one of the two is given.
     """

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import onnx
-
 from edgeprune.errors import UsageError
 from edgeprune.gates.judging import gate
+from edgeprune.gates.onnx_file import external_files, read_model
 from edgeprune.gates.verdict import Verdict
 
 _MIB = 2**20
@@ -62,43 +60,8 @@ def model_bytes(path: Path) -> int:
 
     Raises UsageError if the file is not ONNX or a file that it names is missing.
     """
-    try:
-        size_bytes = path.stat().st_size
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's own error classes differ between its builds
-        raise UsageError(
-            f"size cannot be read at {path}: expected an ONNX file, got {type(error).__name__}: "
-            f"{error}. Check the path.",
-            where=str(path),
-        ) from error
-    for location in sorted(set(_external_locations(model.graph))):
-        file = path.parent / location
-        if not file.is_file():
-            raise UsageError(
-                f"size cannot be read at {path}: expected its weights in {file}, got no such "
-                "file. Keep the two files together.",
-                where=str(file),
-            )
-        size_bytes += file.stat().st_size
-    return size_bytes
-
-
-def _external_locations(graph: onnx.GraphProto) -> Iterator[str]:
-    """Names of external files, as the tensors of a graph and of its sub-graphs give them."""
-    yield from (name for tensor in graph.initializer for name in _locations(tensor))
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from _locations(attribute.t)
-            yield from (name for tensor in attribute.tensors for name in _locations(tensor))
-            yield from _external_locations(attribute.g)
-            for inner in attribute.graphs:
-                yield from _external_locations(inner)
-
-
-def _locations(tensor: onnx.TensorProto) -> list[str]:
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        return []
-    return [entry.value for entry in tensor.external_data if entry.key == "location"]
+    model = read_model(path)
+    return path.stat().st_size + sum(file.stat().st_size for file in external_files(path, model))
 
 
 def _ratio(evidence: SizeEvidence, largest_ratio: float) -> Verdict:

@@ -17,6 +17,7 @@ from scipy.special import bdtr, stdtrit
 
 from edgeprune.errors import UsageError
 from edgeprune.measure.samples import Latency, PairedSamples, Ratio, Samples
+from edgeprune.measure.settings import Settings
 
 CLAIM_CONFIDENCE = 0.99
 
@@ -76,10 +77,13 @@ def pairs_needed(pilot: PairedSamples) -> int:
     settings' least and most pairs. A pilot of 8 pairs that spreads by 7 % asks
     for (2.365 * 0.07 / 0.05)^2, so 11 pairs.
     """
-    settings = pilot.settings
     logs = _log_ratios(pilot.baseline, pilot.candidate, 50.0)
-    spread = float(np.std(logs, ddof=1))
-    wanted = (_t_quantile(len(logs) - 1, settings.confidence) * spread / settings.half_width) ** 2
+    return needed_for_spread(float(np.std(logs, ddof=1)), len(logs), pilot.settings)
+
+
+def needed_for_spread(spread: float, count: int, settings: Settings) -> int:
+    """Stein's size for logarithms whose standard deviation over `count` of them is `spread`."""
+    wanted = (_t_quantile(count - 1, settings.confidence) * spread / settings.half_width) ** 2
     return min(max(math.ceil(wanted), settings.least_pairs), settings.most_pairs)
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeprune.errors import UsageError
+from edgeprune.measure.here import why_not_here
 from edgeprune.measure.intervals import pairs_needed
 from edgeprune.measure.machine import MachineState, machine_state
 from edgeprune.measure.result import file_sha256
 from edgeprune.measure.samples import Job, PairedSamples, Samples
 from edgeprune.measure.settings import Settings, settings_for
 from edgeprune.measure.transport import Runner, find_runner
-from edgeprune.targets import CPU_PROVIDER, Target
+from edgeprune.targets import Target
 
 
 def measure_pairs(
@@ -36,10 +37,10 @@ def measure_pairs(
     Raises UsageError for a model that is missing or refused, or a target that cannot give a
     latency, and EnvironmentFailed when a process dies, hangs or returns half a result.
     """
-    _require_measurable(target)
+    require_measurable(target)
     settings = settings or settings_for(target)
     runner = runner or find_runner(target)
-    jobs = (_job(baseline, target, settings), _job(candidate, target, settings))
+    jobs = (job_for(baseline, target, settings), job_for(candidate, target, settings))
     orders = _orders(random.Random(settings.seed))
     before = machine_state()
 
@@ -96,8 +97,8 @@ def _paired(
     )
 
 
-def _job(model: Path, target: Target, settings: Settings) -> Job:
-    """The same job for both models; absolute paths, because a worker may run elsewhere."""
+def job_for(model: Path, target: Target, settings: Settings) -> Job:
+    """The job of timing one file; its path is absolute, because a worker may run elsewhere."""
     try:
         digest = file_sha256(model)
     except OSError as error:
@@ -121,19 +122,12 @@ def _job(model: Path, target: Target, settings: Settings) -> Job:
     )
 
 
-def _require_measurable(target: Target) -> None:
-    """Only the CPU provider is measured, and only where a clock means something."""
-    if target.runtime.ep != CPU_PROVIDER:
+def require_measurable(target: Target) -> None:
+    """Only where a clock means something for the target, and only the CPU provider."""
+    reason = why_not_here(target)
+    if reason is not None:
         raise UsageError(
-            f"measuring cannot start at target '{target.name}', runtime.ep: expected "
-            f"{CPU_PROVIDER}, got {target.runtime.ep}. Other providers are declared, not "
-            "measured: set it to the CPU's.",
-            where="runtime.ep",
-        )
-    if target.status in ("facts", "emulated"):
-        raise UsageError(
-            f"measuring cannot start at target '{target.name}', status: expected measured or "
-            f"generic, got {target.status}: no clock there tells the device's latency. "
-            "Measure on a target that is reached, such as 'local'.",
-            where="status",
+            f"measuring cannot start at target '{target.name}': expected a target that this "
+            f"machine is, got one where {reason}. Measure on the device, or on 'local'.",
+            where=target.name,
         )

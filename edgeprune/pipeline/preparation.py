@@ -9,6 +9,7 @@ from torch import nn
 from edgeprune.errors import UsageError
 from edgeprune.graph.analysis import Analysis, analyze
 from edgeprune.graph.inputs import Inputs
+from edgeprune.measure.here import why_not_here
 from edgeprune.measure.settings import Settings, settings_for
 from edgeprune.pipeline.progress import Progress
 from edgeprune.recipe.data import Data, load_data
@@ -17,7 +18,7 @@ from edgeprune.recipe.fit import require_fit
 from edgeprune.recipe.model import load_model
 from edgeprune.recipe.schema import Recipe
 from edgeprune.recover.layout import channels_last_where_it_runs
-from edgeprune.targets import CPU_PROVIDER, Target, load_target, override
+from edgeprune.targets import Target, load_target, override
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ def chosen_target(recipe: Recipe, name: str | None) -> Target:
 
 def can_measure(target: Target) -> bool:
     """Whether a clock on this machine says something about the target."""
-    return target.status in ("measured", "generic") and target.runtime.ep == CPU_PROVIDER
+    return why_not_here(target) is None
 
 
 def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress: Progress) -> Job:

@@ -181,7 +181,7 @@ class RepairSection(Section):
     samples: int = Field(
         default=512,
         description="Calibration inputs that the repair reads, 0-100000; a quarter of them judges "
-        "it. No labels are needed. 0 = no repair; otherwise at least 8.",
+        "it. No labels are needed. 0 = no repair; otherwise at least 2.",
         ge=0,
         le=100_000,
     )
@@ -192,6 +192,13 @@ class RepairSection(Section):
         gt=0.0,
         le=1.0,
     )
+
+    @field_validator("samples")
+    @classmethod
+    def _one_cannot_judge(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("0, or at least 2 samples: one to fit and one to judge")
+        return value
 
 
 class RecoverSection(Section):

@@ -8,6 +8,7 @@ evidence must never be taken for one that passed. A run that judged no gate is a
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree
 
 from edgeprune.release.formats import report_format
@@ -21,7 +22,19 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 @report_format("junit", file="junit.xml")
 def junit(report: Report) -> str:
     """A `testsuites` document with one suite, `edgeprune`."""
-    outcomes = [verdict.outcome for verdict in report.verdicts]
+    about = {key: str(value) for key, value in report.environment.items()}
+    about["result"] = headline(report)
+    return verdicts_as_junit(report.verdicts, about, sentence_of_outcome(report))
+
+
+def verdicts_as_junit(
+    verdicts: Sequence[VerdictRow], about: Mapping[str, str], said: str = "No gate was judged."
+) -> str:
+    """The same for verdicts without a report; `about` becomes properties.
+
+    said: the error of a suite without a verdict.
+    """
+    outcomes = [verdict.outcome for verdict in verdicts]
     without_gates = not outcomes
     counts = {
         "name": "edgeprune",
@@ -33,14 +46,13 @@ def junit(report: Report) -> str:
     suites = ElementTree.Element("testsuites", counts)
     suite = ElementTree.SubElement(suites, "testsuite", counts)
     properties = ElementTree.SubElement(suite, "properties")
-    for key, value in (*report.environment.items(), ("result", headline(report))):
-        ElementTree.SubElement(properties, "property", name=_clean(key), value=_clean(str(value)))
-    for verdict in report.verdicts:
+    for key, value in about.items():
+        ElementTree.SubElement(properties, "property", name=_clean(key), value=_clean(value))
+    for verdict in verdicts:
         _add_case(suite, verdict)
     if without_gates:
         case = ElementTree.SubElement(suite, "testcase", classname="edgeprune", name="run")
-        said = _clean(sentence_of_outcome(report))
-        ElementTree.SubElement(case, "error", type=report.outcome, message=said)
+        ElementTree.SubElement(case, "error", type="inconclusive", message=_clean(said))
     ElementTree.indent(suites)
     text = ElementTree.tostring(suites, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'

@@ -48,7 +48,7 @@ def test_each_program_command_runs(words: list[str], checkout: Path) -> None:
     """
     done = _run([sys.executable, "-m", *words], checkout)
 
-    if words[1] != "run":
+    if words[1] != "run" or "--dry-run" in words:
         assert done.returncode == 0, done.stderr
         return
     report = json.loads((checkout / "build/fashion/report.json").read_text(encoding="utf-8"))

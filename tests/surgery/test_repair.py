@@ -369,16 +369,19 @@ def test_nothing_removed_leaves_nothing_to_repair():
 def test_buffers_and_modes_are_put_back():
     """A model in training mode is fitted in eval mode and given back in training mode."""
     analysis, decided, small = shrunk_deep()
+    resting = copy.deepcopy(small)
     small.train()
     before = {name: value.clone() for name, value in small.named_buffers()}
-    reference = copy.deepcopy(small)
+    modes = [m.training for m in small.modules()]
 
+    refit(analysis, decided, resting, [image(64, seed=3)])
     report = refit(analysis, decided, small, [image(64, seed=3)])
 
     assert report.kept
+    assert [m.training for m in small.modules()] == modes
     assert small.training
-    assert [m.training for m in small.modules()] == [m.training for m in reference.modules()]
     assert all(torch.equal(before[name], value) for name, value in small.named_buffers())
+    assert same(weights(resting), weights(small))
 
 
 @pytest.mark.parametrize(

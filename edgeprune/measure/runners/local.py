@@ -56,7 +56,7 @@ class LocalRunner:
                 text=True,
                 errors="replace",
                 timeout=job.timeout_seconds,
-                env=_environment(),
+                env=worker_environment(),
             )
         except subprocess.TimeoutExpired as error:
             raise EnvironmentFailed(
@@ -80,7 +80,7 @@ def local(_target: Target) -> LocalRunner:
     return LocalRunner()
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Our environment; from a source checkout also the way to this package.
 
     An installed package is found anyway, and its site-packages must not move ahead of the

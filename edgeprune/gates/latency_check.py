@@ -1,0 +1,162 @@
+"""Times for a check: measured here, imported from a device, or honestly missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeprune.errors import DataError
+from edgeprune.gates.judging import judge
+from edgeprune.gates.latency import LatencyEvidence
+from edgeprune.gates.verdict import Verdict
+from edgeprune.measure.here import how_to_measure, why_not_here
+from edgeprune.measure.lineup import measure_lineup
+from edgeprune.measure.pairs import measure_pairs
+from edgeprune.measure.result import file_sha256
+from edgeprune.measure.samples import PairedSamples
+from edgeprune.measure.saved import Saved, paired_of, read_saved
+from edgeprune.measure.settings import Settings
+from edgeprune.targets import Target
+
+_P90 = 90.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyLimits:
+    """Limits of latency; None is not judged, unless the target's own budget has one.
+
+    p50_ms and p90_ms bound percentiles in ms, speedup bounds baseline / build from below.
+    """
+
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    speedup: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Verdicts on latency, and what was not judged and why."""
+
+    verdicts: tuple[Verdict, ...]
+    not_judged: tuple[str, ...]
+
+
+def judge_times(
+    limits: LatencyLimits,
+    model: Path,
+    baseline: Path | None,
+    target: Target,
+    *,
+    imported: Path | None = None,
+    settings: Settings | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Times:
+    """Measure, or read what was measured on the device, and judge every limit there is.
+
+    Raises DataError for an import that is not of these files or this target, UsageError and
+    EnvironmentFailed where measuring fails.
+    """
+    asked = _with_budget(limits, target, has_baseline=baseline is not None)
+    if asked == LatencyLimits():
+        return Times(verdicts=(), not_judged=("latency: no limit, and the target has no budget",))
+    notes: tuple[str, ...] = ()
+    if imported is not None:
+        saved = read_saved(imported)
+        notes = _require_fitting(saved, imported, target)
+        paired = paired_of(
+            saved, imported, _identity(model), None if baseline is None else _identity(baseline)
+        )
+    elif (reason := why_not_here(target)) is not None:
+        return Times(verdicts=_missing(asked, target, model, reason), not_judged=())
+    elif baseline is None:
+        paired = measure_lineup([model], target, settings, progress=progress).pair(None, 0)
+    else:
+        paired = measure_pairs(baseline, model, target, settings, progress=progress)
+    return Times(verdicts=_judged(asked, paired), not_judged=notes)
+
+
+def _with_budget(limits: LatencyLimits, target: Target, *, has_baseline: bool) -> LatencyLimits:
+    """The call's limits win over those that come with the device."""
+    budget = target.budget
+    speedup = limits.speedup
+    if speedup is None and has_baseline and budget.regression_pct is not None:
+        speedup = 1 / (1 + budget.regression_pct / 100)
+    return LatencyLimits(
+        p50_ms=limits.p50_ms or budget.p50_ms,
+        p90_ms=limits.p90_ms or budget.p90_ms,
+        speedup=speedup,
+    )
+
+
+def _judged(asked: LatencyLimits, paired: PairedSamples) -> tuple[Verdict, ...]:
+    verdicts: tuple[Verdict, ...] = ()
+    if asked.p50_ms is not None or asked.speedup is not None:
+        evidence = LatencyEvidence(
+            paired=paired, limit_ms=asked.p50_ms, least_speedup=asked.speedup
+        )
+        verdicts += judge(evidence)
+    if asked.p90_ms is not None:
+        verdicts += judge(LatencyEvidence(paired=paired, limit_ms=asked.p90_ms, percentile=_P90))
+    return verdicts
+
+
+def _missing(asked: LatencyLimits, target: Target, model: Path, reason: str) -> tuple[Verdict, ...]:
+    named = (
+        ("latency", asked.p50_ms, "ms"),
+        ("latency_p90", asked.p90_ms, "ms"),
+        ("speedup", asked.speedup, "x"),
+    )
+    why = (
+        f"no time was taken: this machine is not target '{target.name}' ({reason}). "
+        f"{how_to_measure(target, model.name)}"
+    )
+    return tuple(
+        Verdict(
+            gate=gate,
+            outcome="inconclusive",
+            observed=None,
+            limit=limit,
+            unit=unit,
+            interval=None,
+            count=None,
+            why=why,
+        )
+        for gate, limit, unit in named
+        if limit is not None
+    )
+
+
+def _require_fitting(saved: Saved, path: Path, target: Target) -> tuple[str, ...]:
+    """Refuse times of another kind of machine; say what a file does not tell."""
+    arch = saved.before.arch
+    if not arch:
+        told = "machine, threads and file hashes"
+        return (f"imported times: {path.name} does not tell {told}; they are taken on trust",)
+    if target.cpu.arch is not None and arch != target.cpu.arch:
+        raise _misfit(path, f"times of a {target.cpu.arch} machine", f"those of {arch}")
+    missing = [name for name in target.cpu.isa if name not in saved.isa]
+    if missing:
+        raise _misfit(path, f"a machine with {', '.join(missing)}", "one without")
+    extra = [name for name in target.cpu.isa_absent if name in saved.isa]
+    if extra:
+        raise _misfit(path, f"a machine without {', '.join(extra)}", "one with it")
+    for what, got, wanted in (
+        ("thread(s)", saved.threads, target.runtime.threads),
+        ("sample(s) an inference", saved.batch, target.runtime.batch),
+    ):
+        if got != wanted:
+            raise _misfit(path, f"{wanted} {what}", str(got))
+    return ()
+
+
+def _misfit(path: Path, expected: str, got: str) -> DataError:
+    return DataError(
+        f"reading measurements at {path}: expected {expected}, as the target has, got {got}. "
+        f"Measure on the target, as it is to be run.",
+        where=str(path),
+    )
+
+
+def _identity(path: Path) -> tuple[str, str]:
+    return path.name, file_sha256(path)

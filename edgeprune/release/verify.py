@@ -1,0 +1,103 @@
+"""Verify a bundle: it is what was sealed, and it computes what was recorded. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeprune.errors import EdgepruneError
+from edgeprune.gates.judging import judge
+from edgeprune.gates.onnx_file import read_model
+from edgeprune.gates.parity import parity_evidence, read_parity
+from edgeprune.gates.verdict import Outcome, Verdict, exit_code
+from edgeprune.measure.trial import require_loadable
+from edgeprune.planning.plan import read_plan
+from edgeprune.release.bundle import Bundle, open_bundle
+from edgeprune.release.manifest import list_files
+
+_MODEL, _PARITY, _PLAN = "model.onnx", "parity.npz", "plan.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The bundle with the verdicts `files`, `plan` and `parity` on it."""
+
+    bundle: Bundle
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether the bundle is as it was made."""
+        outcomes = {verdict.outcome for verdict in self.verdicts}
+        if "fail" in outcomes:
+            return "fail"
+        return "inconclusive" if "inconclusive" in outcomes else "pass"
+
+    @property
+    def exit_code(self) -> int:
+        """1 if it is not as it was made; else what its own gates said when it was made."""
+        return exit_code(self.verdicts) or self.bundle.exit_code
+
+
+def verify(path: Path) -> Verification:
+    """Check hashes and sizes of all files, read the plan, and replay parity.npz on model.onnx.
+
+    Raises UsageError for a folder that is no bundle of ours. A file that is changed, missing or
+    new is a failed verdict, and the damage of one does not hide that of another.
+    """
+    bundle = open_bundle(path)
+    files = _files(bundle)
+    names = {entry.name for entry in bundle.manifest.files}
+    verdicts = [files]
+    if _PLAN in names:
+        verdicts.append(_plan(path / _PLAN))
+    if {_MODEL, _PARITY} <= names:
+        verdicts += _parity(path)
+    return Verification(bundle=bundle, verdicts=tuple(verdicts))
+
+
+def _files(bundle: Bundle) -> Verdict:
+    wanted = {entry.name: entry for entry in bundle.manifest.files}
+    there = {entry.name: entry for entry in list_files(bundle.path)}
+    problems = [f"{name} is missing" for name in sorted(wanted.keys() - there.keys())]
+    problems += [f"{name} is new" for name in sorted(there.keys() - wanted.keys())]
+    problems += [
+        f"{name} is changed ({wanted[name].size_bytes} bytes when it was made, "
+        f"{there[name].size_bytes} now)"
+        for name in sorted(wanted.keys() & there.keys())
+        if wanted[name] != there[name]
+    ]
+    if bundle.manifest.verdicts != bundle.report.verdicts:
+        problems.append("manifest.json and report.json have other verdicts")
+    said = f"{len(wanted)} files with the sizes and hashes of the manifest"
+    return _verdict("files", problems, len(wanted), said)
+
+
+def _plan(path: Path) -> Verdict:
+    try:
+        plan = read_plan(path.read_text(encoding="utf-8"), where=str(path))
+    except (OSError, UnicodeDecodeError, EdgepruneError) as error:
+        return _verdict("plan", [str(error)], 1, "")
+    return _verdict("plan", [], len(plan.groups), f"{len(plan.groups)} groups, readable")
+
+
+def _parity(path: Path) -> tuple[Verdict, ...]:
+    try:
+        read_model(path / _MODEL)
+        require_loadable(path / _MODEL)
+        return judge(parity_evidence(path / _MODEL, read_parity(path / _PARITY)))
+    except EdgepruneError as error:
+        return (_verdict("parity", [str(error)], 1, ""),)
+
+
+def _verdict(gate: str, problems: list[str], count: int, said: str) -> Verdict:
+    return Verdict(
+        gate=gate,
+        outcome="fail" if problems else "pass",
+        observed=float(len(problems)),
+        limit=0.0,
+        unit="differences",
+        interval=None,
+        count=count,
+        why="; ".join(problems) or said,
+    )
