@@ -196,11 +196,17 @@ class Operation:
         return index
 
     def scale(self, node: fx.Node, factor: float) -> None:
-        """Multiply the node's result by `factor`, once: a second surgery updates the number."""
+        """Multiply the node's result by `factor`; a multiplication that is there takes it in.
+
+        So pruning again does not lengthen the graph: it is told by what it does, because notes do
+        not outlive a capture or a file.
+        """
         users = list(node.users)
-        if len(users) == 1 and users[0].meta.get("scales") == node.name:
-            users[0].update_arg(1, cast(float, users[0].args[1]) * factor)
-            return
+        if len(users) == 1 and users[0].target is aten.mul.Scalar:
+            source, number = users[0].args
+            if source is node and isinstance(number, int | float):
+                users[0].update_arg(1, number * factor)
+                return
         with self.module.graph.inserting_after(node):
             scaled = self.module.graph.call_function(aten.mul.Scalar, (node, factor))
         scaled.meta = {**node.meta, "scales": node.name}

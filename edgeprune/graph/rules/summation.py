@@ -19,8 +19,9 @@ _TENSORS = 1
 def einsum(t: Trace, equation: str, tensors: tuple[Value, ...], path: object = None) -> Value:
     """Two operands, each letter once in each, nothing summed over one operand alone.
 
-    "bhid,bhjd->bhij" is the scores of attention, "bic,oc->bio" a linear layer. Any other equation
-    pins its operands.
+    "bhid,bhjd->bhij" is the scores of attention, "bic,oc->bio" a linear layer: of x (2, 5, 8) and
+    w (6, 8), x's 8 positions are joined with w's dim 1, and the result (2, 5, 6) carries the labels
+    of w's dim 0. Any other equation pins its operands.
     """
     letters = pair_of(equation)
     if letters is None or len(tensors) != 2 or not _of_one_size(letters, tensors):
