@@ -67,6 +67,8 @@ def read_samples(path: Path) -> SampleFile:
         got = ", ".join(f"{name}: {length}" for name, length in lengths.items())
         raise _fault(path, "as many samples in every array, at least one", got)
     for name, array in named.items():
+        if array.dtype.kind not in "fciub":
+            raise _fault(path, f"numbers in {name!r}", f"dtype {array.dtype}")
         if array.dtype.kind in "fc" and not np.isfinite(array).all():
             count = int(array.size - np.isfinite(array).sum())
             raise _fault(path, f"finite numbers in {name!r}", f"{count} NaN or infinite")

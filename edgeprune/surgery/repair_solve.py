@@ -12,6 +12,9 @@ from edgeprune.surgery.repair_layouts import Layout
 # of them than columns (a classifier behind a flattened feature map).
 _SUMMED_COLUMNS = 512
 
+# Below, the ridge is lost in the rounding of the products: a singular system stays singular.
+_LEAST_RIDGE = 1e-12
+
 
 class Equations:
     """The rows X, y of a least-squares problem, or X'X and X'y, added batch by batch."""
@@ -117,9 +120,9 @@ class _System:
         solved: torch.Tensor
         system.diagonal(dim1=1, dim2=2).add_(pull[:, None])
         factor, info = torch.linalg.cholesky_ex(system)
-        if bool(info.any()):
-            # Without a ridge, inputs that repeat each other.
-            solved = torch.linalg.pinv(system, hermitian=True) @ self.right
+        if ridge < _LEAST_RIDGE or bool(info.any()):
+            # Inputs may repeat each other, which rounding can hide from the factorisation.
+            solved = torch.linalg.pinv(system, rtol=_LEAST_RIDGE, hermitian=True) @ self.right
         else:
             solved = torch.cholesky_solve(self.right, factor)
         return solved if self.back is None else self.back @ solved

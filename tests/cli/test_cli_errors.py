@@ -134,7 +134,7 @@ def test_an_error_as_json_leaves_stdout_pure(recipe):
     error = json.loads(result.stdout)["error"]
 
     assert (error["type"], error["exit_code"], result.exit_code) == ("RecipeError", 2, 2)
-    assert error["where"] == "prune.budget.keep_fraction"
+    assert error["where"] == "prune.budget.keep_fracton"
     assert error["message"] in result.stderr
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import edgeprune
 from edgeprune.cli.app import app
 
-COMMANDS = ("run", "inspect", "prune")
+COMMANDS = ("run", "inspect", "prune", "check", "bench", "verify", "targets")
 
 
 def python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
@@ -60,12 +60,15 @@ def test_every_command_and_option_has_help():
 
     assert set(program.commands) == set(COMMANDS)
     assert program.help
+    leaves = {}
     for name, command in program.commands.items():
+        assert command.help, name
+        leaves |= getattr(command, "commands", None) or {name: command}
+    for name, command in leaves.items():
         assert command.help, name
         for parameter in command.params:
             assert parameter.help, (name, parameter.name)
-    for name in COMMANDS:
-        options = {option for p in program.commands[name].params for option in p.opts}
+        options = {option for parameter in command.params for option in parameter.opts}
         assert {"--json", "-q", "-v"} <= options
 
 

@@ -49,6 +49,8 @@ print("ready", flush=True)
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
+        # torch replaces the parent's thread pool at the first call: before two threads ask for it.
+        torch.set_num_threads(1)
         code = 70
         try:
             code = carry_out(line.strip()).exit_code

@@ -1,0 +1,327 @@
+"""A build before it ships: what is asked for is judged, what is not is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgeprune.errors import DataError, UsageError
+from edgeprune.gates.check import Limits, Request, check
+from edgeprune.gates.contract import Interface, Port, interface_of
+from edgeprune.gates.judging import judge
+from edgeprune.gates.latency_check import LatencyLimits
+from edgeprune.gates.onnx_file import operators_of
+from edgeprune.gates.parity import ParityRecord, write_parity
+from edgeprune.measure.settings import Settings
+from edgeprune.targets import Operators, load_target
+
+LEAST = Settings(
+    runs=64, least_runs=64, seconds=0.05, warmup=1, pilot_pairs=2, least_pairs=2, most_pairs=2
+)
+RNG = np.random.default_rng(0)
+LOCAL = load_target("local")
+
+
+def _check(model, target=LOCAL, **given):
+    found = check(Request(model=model, target=target, measuring=LEAST, **given))
+    return {verdict.gate: verdict for verdict in found.verdicts}, found.not_judged
+
+
+def _data(path, samples=40, **changes):
+    """Samples whose label is the class of the largest of three inputs."""
+    x = RNG.normal(size=(samples, 3)).astype(np.float32)
+    arrays = {"x": x, "target": x.argmax(axis=1), **changes}
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+def test_nothing_asked_is_said(make_linear):
+    """Only the operators are judged by themselves; everything else is named as not judged."""
+    verdicts, said = _check(make_linear(np.eye(3)))
+
+    assert {name: v.outcome for name, v in verdicts.items()} == {"operators": "pass"}
+    assert [note.partition(":")[0] for note in said] == [
+        "contract",
+        "size",
+        "parity",
+        "accuracy",
+        "latency",
+    ]
+
+
+def test_everything_asked_is_judged(make_linear, tmp_path):
+    """An identity against itself: right on every sample, no flip, same size, same outputs."""
+    model, baseline = make_linear(np.eye(3)), make_linear(np.eye(3), "base.onnx")
+    x = RNG.normal(size=(4, 3)).astype(np.float32)
+    write_parity(tmp_path / "p.npz", ParityRecord(inputs={"x": x}, outputs={"y": x}))
+    limits = Limits(
+        latency=LatencyLimits(p50_ms=1e3, p90_ms=1e3, speedup=1e-3),
+        size_mib=1.0,
+        size_ratio=1.0,
+        accuracy_min=1.0,
+        accuracy_drop=0.0,
+        flips=0.0,
+    )
+
+    verdicts, said = _check(
+        model,
+        baseline=baseline,
+        data=_data(tmp_path / "d.npz"),
+        parity=tmp_path / "p.npz",
+        limits=limits,
+    )
+
+    assert said == ()
+    assert {v.outcome for v in verdicts.values()} == {"pass"}
+    assert set(verdicts) == {
+        "operators",
+        "contract",
+        "size",
+        "size_ratio",
+        "parity",
+        "accuracy_min",
+        "accuracy",
+        "flips",
+        "latency",
+        "speedup",
+        "latency_p90",
+    }
+    assert verdicts["latency_p90"].observed >= 0.5 * verdicts["latency"].observed
+
+
+def test_accuracy_and_flips_are_counted_by_sample(make_linear, tmp_path):
+    """A model that swaps classes 0 and 1 is right on class 2 only: NumPy counts the same."""
+    swap = np.array([[0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    data = _data(tmp_path / "d.npz")
+    target = np.load(data)["target"]
+    limits = Limits(accuracy_min=0.9, accuracy_drop=0.1, flips=0.1)
+
+    verdicts, _ = _check(
+        make_linear(swap), baseline=make_linear(np.eye(3), "b.onnx"), data=data, limits=limits
+    )
+
+    right = float((target == 2).mean())
+    assert verdicts["accuracy_min"].observed == pytest.approx(right)
+    assert verdicts["accuracy"].observed == pytest.approx(1 - right)
+    assert verdicts["flips"].observed == pytest.approx(1 - right)
+    assert {verdicts[g].outcome for g in ("accuracy_min", "accuracy", "flips")} == {"fail"}
+
+
+def test_flips_are_told_also_without_a_limit(make_linear, tmp_path):
+    """With a baseline and samples, how many predictions changed is always said."""
+    data = _data(tmp_path / "d.npz", target=None)
+
+    _, said = _check(make_linear(-np.eye(3)), baseline=make_linear(np.eye(3), "b.onnx"), data=data)
+
+    assert any("40 of 40 predictions differ" in note for note in said)
+
+
+def test_without_labels_accuracy_is_inconclusive(make_linear, tmp_path):
+    """No `target` in the file: nothing is claimed of accuracy, in both ways of asking."""
+    limits = Limits(accuracy_min=0.5, accuracy_drop=0.1)
+
+    verdicts, _ = _check(
+        make_linear(np.eye(3)),
+        baseline=make_linear(np.eye(3), "b.onnx"),
+        data=_data(tmp_path / "d.npz", target=None),
+        limits=limits,
+    )
+
+    assert {verdicts[g].outcome for g in ("accuracy_min", "accuracy")} == {"inconclusive"}
+
+
+@pytest.mark.parametrize("name", ["raspberry-pi-4", "raspberry-pi-5"])
+def test_a_target_that_is_not_here_gets_no_time(make_linear, name):
+    """Inconclusive for every limit, no number, and the two commands that would measure it."""
+    limits = Limits(latency=LatencyLimits(p50_ms=5.0, p90_ms=6.0, speedup=1.0))
+    model = make_linear(np.eye(3))
+
+    verdicts, _ = _check(model, load_target(name), baseline=model, limits=limits)
+
+    for gate in ("latency", "latency_p90", "speedup"):
+        assert (verdicts[gate].outcome, verdicts[gate].observed) == ("inconclusive", None)
+        assert "--threads 4 --save samples.json" in verdicts[gate].why
+        assert "--import samples.json" in verdicts[gate].why
+
+
+def test_the_budget_of_a_target_is_judged_where_the_call_names_no_limit(make_linear):
+    """p50_ms, model_mib and regression_pct of the profile become limits."""
+    budget = LOCAL.budget.model_copy(
+        update={"p50_ms": 1e3, "model_mib": 1e-6, "regression_pct": 9900.0}
+    )
+    model = make_linear(np.eye(3))
+
+    verdicts, _ = _check(model, LOCAL.model_copy(update={"budget": budget}), baseline=model)
+
+    assert (verdicts["latency"].limit, verdicts["latency"].outcome) == (1e3, "pass")
+    assert verdicts["size"].outcome == "fail"
+    assert verdicts["speedup"].limit == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("limits", "missing"),
+    [
+        (Limits(latency=LatencyLimits(speedup=1.0)), "--baseline"),
+        (Limits(size_ratio=1.0), "--baseline"),
+        (Limits(accuracy_min=0.5), "--data"),
+        (Limits(flips=0.1), "--baseline"),
+    ],
+)
+def test_a_limit_without_its_evidence_is_a_mistake_of_the_call(make_linear, limits, missing):
+    """No gate is quietly left out: the option that is missing is named."""
+    with pytest.raises(UsageError, match=f"expected {missing} beside it"):
+        _check(make_linear(np.eye(3)), limits=limits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"x": None}, "an array for each input"),
+        ({"target": np.zeros(3)}, "as many samples in every array"),
+        ({"x": np.full((40, 3), np.nan, np.float32)}, "120 NaN or infinite"),
+        ({"target": np.full(40, 7)}, "labels from 0 to 2"),
+        ({"x": np.zeros((40, 3), "U1")}, "expected numbers in 'x', got dtype <U1"),
+        ({"x": np.zeros((40, 3), np.complex64)}, "expected float32, got complex64"),
+        ({"x": np.zeros((40, 5), np.float32)}, "inputs that fit its shapes"),
+        ({"z": np.zeros((40, 3), np.float32)}, "expected inputs x"),
+        ({"x": np.array([{}] * 40)}, "plain arrays"),
+    ],
+)
+def test_samples_that_do_not_fit_are_one_clear_error(make_linear, tmp_path, changes, problem):
+    """What the file must hold and what it holds; nothing in it is unpickled."""
+    data = tmp_path / "d.npz"
+    if isinstance(changes.get("x"), np.ndarray) and changes["x"].dtype == object:
+        np.savez(data, **changes)
+    else:
+        _data(data, **changes)
+
+    with pytest.raises(DataError, match=problem):
+        _check(make_linear(np.eye(3)), data=data, limits=Limits(accuracy_min=0.5))
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive at all"])
+def test_a_file_that_holds_no_samples_is_one_clear_error(make_linear, tmp_path, content):
+    """Empty or not an archive: DataError with the path."""
+    (tmp_path / "d.npz").write_bytes(content)
+
+    with pytest.raises(DataError, match=r"d\.npz: expected an \.npz file"):
+        _check(make_linear(np.eye(3)), data=tmp_path / "d.npz", limits=Limits(accuracy_min=0.5))
+
+
+def test_outputs_that_are_nan_are_refused(make_linear, tmp_path):
+    """A model that overflows is named before anything is counted."""
+    model = make_linear(np.full((3, 3), 3e38))
+
+    with pytest.raises(DataError, match="output 'y': expected finite numbers"):
+        _check(model, data=_data(tmp_path / "d.npz"), limits=Limits(accuracy_min=0.1))
+
+
+def test_a_fixed_batch_gets_whole_batches(make_linear, tmp_path):
+    """40 samples through a model of 8: five batches; through one of 7: refused with the number."""
+    data, limits = _data(tmp_path / "d.npz"), Limits(accuracy_min=1.0)
+
+    verdicts, _ = _check(make_linear(np.eye(3), batch=8), data=data, limits=limits)
+
+    assert (verdicts["accuracy_min"].outcome, verdicts["accuracy_min"].count) == ("pass", 40)
+    with pytest.raises(DataError, match="expected a multiple of 7"):
+        _check(make_linear(np.eye(3), "seven.onnx", batch=7), data=data, limits=limits)
+
+
+def _model(path, inputs, outputs, nodes, domains=()):
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    opsets = [helper.make_opsetid("", 20), *(helper.make_opsetid(d, 1) for d in domains)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+def _value(name, dtype=TensorProto.FLOAT, shape=("batch", 3, 8, 9)):
+    return helper.make_tensor_value_info(name, dtype, list(shape))
+
+
+@pytest.mark.parametrize(
+    ("port", "problem"),
+    [
+        (_value("x", shape=("N", 3, 8, 9)), None),
+        (_value("z"), "input 'x' is missing; input 'z' is new"),
+        (_value("x", TensorProto.DOUBLE), "input 'x' is double, expected float"),
+        (_value("x", shape=("batch", 3, 8)), "input 'x' has 3 axes, expected 4"),
+        (_value("x", shape=("batch", 8, 9, 3)), "has the layout ?x8x9x3, expected ?x3x8x9"),
+        (_value("x", shape=(1, 3, 8, 9)), "axis 0 is fixed at 1, expected dynamic"),
+        (_value("x", shape=("batch", 3, "h", 9)), "axis 2 is dynamic, expected fixed at 8"),
+    ],
+)
+def test_the_contract_names_every_difference(tmp_path, port, problem):
+    """Names, dtypes, rank, layout, fixed and dynamic axes; another symbol is no difference."""
+    interfaces = [
+        interface_of(
+            onnx.load(
+                _model(
+                    tmp_path / f"{index}.onnx",
+                    [value],
+                    [_value("y", value.type.tensor_type.elem_type, ("batch",))],
+                    [helper.make_node("Identity", [value.name], ["y"])],
+                )
+            )
+        )
+        for index, value in enumerate((_value("x"), port))
+    ]
+
+    from edgeprune.gates.contract import ContractEvidence
+
+    (verdict,) = judge(ContractEvidence(baseline=interfaces[0], candidate=interfaces[1]))
+
+    assert (verdict.outcome == "pass") is (problem is None)
+    assert problem is None or problem in verdict.why
+
+
+def test_the_order_of_inputs_is_part_of_the_contract():
+    """The same ports in another order break a caller that passes them by position."""
+    from edgeprune.gates.contract import ContractEvidence
+
+    a, b = (Port(name=name, dtype="float", shape=(None,)) for name in "ab")
+    (verdict,) = judge(
+        ContractEvidence(
+            baseline=Interface(inputs=(a, b), outputs=()),
+            candidate=Interface(inputs=(b, a), outputs=()),
+        )
+    )
+
+    assert (verdict.outcome, verdict.why) == ("fail", "inputs come as b, a, expected a, b")
+
+
+def test_operators_are_counted_in_subgraphs_and_judged_by_the_target(tmp_path, make_linear):
+    """An operator inside an If counts; one that is denied, or not allowed, fails with its name."""
+    branch = [
+        helper.make_graph([helper.make_node(op, ["x"], ["o"])], op, [], [_value("o", shape=("n",))])
+        for op in ("Relu", "Neg")
+    ]
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch[0], else_branch=branch[1])
+    path = _model(
+        tmp_path / "if.onnx",
+        [_value("x", shape=("n",)), _value("c", TensorProto.BOOL, ())],
+        [_value("y", shape=("n",))],
+        [node],
+    )
+    assert operators_of(onnx.load(path)) == {"If": 1, "Neg": 1, "Relu": 1}
+
+    for operators, outcome in (
+        (Operators(), "pass"),
+        (Operators(denied=("Neg",)), "fail"),
+        (Operators(allowed=("If", "Relu")), "fail"),
+        (Operators(allowed=("If", "Relu", "Neg")), "pass"),
+    ):
+        verdicts, _ = _check(path, LOCAL.model_copy(update={"operators": operators}))
+        assert verdicts["operators"].outcome == outcome
+        assert outcome == "pass" or "Neg (1)" in verdicts["operators"].why
+
+
+def test_an_operator_set_that_is_too_new_fails(make_linear):
+    """Operator set 20 on a runtime that reads up to 17."""
+    runtime = LOCAL.runtime.model_copy(update={"max_opset": 17})
+
+    verdicts, _ = _check(make_linear(np.eye(3)), LOCAL.model_copy(update={"runtime": runtime}))
+
+    assert verdicts["operators"].outcome == "fail"
+    assert "operator set 20, the target reads up to 17" in verdicts["operators"].why
