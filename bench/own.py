@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, dict[str, float | int]]] = {
 
 
 def recipe(epochs_scale: float = 1.0) -> Recipe:
-    """The sample's recipe on data whose order follows the seed; all epochs times a factor."""
+    """The sample's recipe; all epochs times a factor."""
     read = load_recipe(RECIPE)
     recover = read.recover.model_copy(
         update={
@@ -37,10 +37,9 @@ def recipe(epochs_scale: float = 1.0) -> Recipe:
             "final_epochs": read.recover.final_epochs * epochs_scale,
         }
     )
-    data = read.data.model_copy(update={"factory": "../../bench/fashion_data.py:load"})
     # With next to no training the guard would undo what a trial of the script wants to see.
     guard = read.prune.model_copy(update=NO_GUARD if epochs_scale < 1 else {})
-    return read.model_copy(update={"recover": recover, "data": data, "prune": guard})
+    return read.model_copy(update={"recover": recover, "prune": guard})
 
 
 def variation(whole: Recipe, variant: str, seed: int) -> Recipe:

@@ -178,6 +178,7 @@ def train_slim(model: nn.Module, source: Path, epochs: int, seed: int, *, small:
         seen = np.setdiff1d(np.arange(len(labels)), held_out)
         images, labels = images[seen], labels[seen]
     model.to(memory_format=torch.channels_last)
-    split = data.Augmented(images, labels, batch_size=script.BATCH, seed=seed)
+    torch.manual_seed(seed)
+    split = data.Augmented(images, labels, batch_size=script.BATCH)
     script.train(model, split, data.InOrder(*data.read("validation")), epochs)
     model.eval()

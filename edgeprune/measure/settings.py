@@ -36,7 +36,7 @@ class Settings:
     warmup: int = 20
     pilot_pairs: int = 8
     least_pairs: int = 10
-    most_pairs: int = 30
+    most_pairs: int = 60
     half_width: float = 0.05
     confidence: float = 0.95
     seed: int = 0

@@ -13,6 +13,7 @@ from edgeprune.graph.module import CapturedModule
 from edgeprune.pipeline.goal import Goal
 from edgeprune.pipeline.preparation import Job, validation_accuracy
 from edgeprune.pipeline.progress import Progress
+from edgeprune.pipeline.seeding import seeded
 from edgeprune.pipeline.widths import step_plan, wanted_plan, whole_plan
 from edgeprune.planning.allocate import Request
 from edgeprune.planning.cost import cost
@@ -137,13 +138,14 @@ def scores_of(job: Job, analysis: Analysis, number: int) -> Scores:
     """Scores of a model's units by the recipe's criterion, on samples that belong to the round."""
     samples = job.recipe.prune.score_samples
     batches = fresh_batches(job.data.train, skip=number * samples, samples=samples)
-    return score(
-        analysis,
-        job.recipe.prune.criterion,
-        batches=batches,
-        loss=job.data.loss,
-        seed=job.seed,
-    )
+    with seeded(job.seed + number):  # a split that shuffles gives the round the same again
+        return score(
+            analysis,
+            job.recipe.prune.criterion,
+            batches=batches,
+            loss=job.data.loss,
+            seed=job.seed,
+        )
 
 
 def fresh_batches(split: Split, *, skip: int, samples: int) -> Iterator[Batch]:
@@ -234,6 +236,7 @@ def recovery_settings(job: Job, epochs: float, number: int) -> Settings:
         distillation=recover.distillation,
         temperature=recover.temperature,
         seed=job.seed + number,
+        threads=recover.threads,
     )
 
 

@@ -238,6 +238,15 @@ class RecoverSection(Section):
         ge=0.1,
         le=100,
     )
+    threads: int | None = Field(
+        default=None,
+        description="Threads that torch trains with, 1-256. Small networks are often faster with "
+        "one, and the same number gives the same bits on machines with other cores. Default: "
+        "torch's own choice.",
+        ge=1,
+        le=256,
+        examples=[1],
+    )
 
 
 class ExportSection(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ class Settings:
     temperature: softening of class scores, > 0.
     weight_decay: on matrices and kernels only, never on norms and biases.
     clip_norm: largest Euclidean norm of the whole gradient.
+    threads: of torch while it trains, >= 1; None leaves torch's number.
     """
 
     epochs: float = 1.0
@@ -46,6 +48,7 @@ class Settings:
     weight_decay: float = 1e-4
     clip_norm: float = 5.0
     seed: int = 0
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         limits = (
@@ -55,6 +58,7 @@ class Settings:
             ("temperature", self.temperature > 0, "more than 0"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
             ("clip_norm", self.clip_norm > 0, "more than 0"),
+            ("threads", self.threads is None or self.threads >= 1, "at least 1"),
         )
         for name, holds, wanted in limits:
             if not holds:
@@ -109,7 +113,7 @@ def finetune(
         )
     start = time.perf_counter()
     guide = teacher if settings.distillation > 0 else None
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _threads(settings.threads):
         torch.manual_seed(settings.seed)
         losses = _train_(student, guide, batches, settings, steps, loss, progress)
     tenth = max(1, steps // 10)
@@ -120,6 +124,17 @@ def finetune(
         first_loss=_mean(losses[:tenth]),
         last_loss=_mean(losses[-tenth:]),
     )
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads of torch inside, as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _train_(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 import edgeprune
 
@@ -22,7 +23,6 @@ SHIFT_PIXELS = 2
 TRAINING_BATCH = 64
 EVALUATION_BATCH = 500
 CALIBRATION_IMAGES = 512
-SEED = 0
 
 Bytes = npt.NDArray[np.uint8]
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
@@ -56,19 +56,13 @@ class InOrder:
 class Augmented:
     """Batches in a new random order on each pass, mirrored (half of them) and shifted.
 
-    The shift is up to 2 pixels either way on both axes, filled with background. Pass k of two
-    objects with the same seed is the same; a remainder smaller than a batch is left out, so that
-    batch norm never sees a tiny one.
+    The shift is up to 2 pixels either way on both axes, filled with background. A remainder smaller
+    than a batch is left out, so that batch norm never sees a tiny one. Each pass takes its seed
+    from torch's generator, which a run seeds before every step, and keeps none of its own: so a
+    run that was interrupted meets the same batches as one that was not.
     """
 
-    def __init__(
-        self,
-        images: Bytes,
-        labels: Bytes,
-        *,
-        batch_size: int = TRAINING_BATCH,
-        seed: int = SEED,
-    ) -> None:
+    def __init__(self, images: Bytes, labels: Bytes, *, batch_size: int = TRAINING_BATCH) -> None:
         """images (N, 28, 28) and labels (N,), both uint8."""
         edge = (SHIFT_PIXELS, SHIFT_PIXELS)
         padded = np.pad(images, ((0, 0), edge, edge))
@@ -78,16 +72,13 @@ class Augmented:
         )
         self._labels = labels.astype(np.int64)
         self._batch_size = batch_size
-        self._seed = seed
-        self._passes = 0
 
     def __len__(self) -> int:
         """Number of batches in a pass."""
         return len(self._labels) // self._batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        rng = np.random.default_rng([self._seed, self._passes])
-        self._passes += 1
+        rng = np.random.default_rng(int(torch.randint(2**31, ())))
         order = rng.permutation(len(self._labels))
         for batch in range(len(self)):
             chosen = order[batch * self._batch_size :][: self._batch_size]

@@ -105,7 +105,7 @@ def main() -> None:
     model = build().to(memory_format=torch.channels_last)
     train(
         model,
-        Augmented(images[seen], labels[seen], batch_size=BATCH, seed=SEED),
+        Augmented(images[seen], labels[seen], batch_size=BATCH),
         InOrder(images[held_out], labels[held_out]),
         options.epochs,
     )

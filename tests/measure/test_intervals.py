@@ -187,6 +187,6 @@ def test_pairs_needed_follow_the_pilots_spread() -> None:
     pilot = paired([([math.exp(d)], [1.0]) for d in deviations])
 
     assert pairs_needed(pilot) == 11
-    assert pairs_needed(replace(pilot, settings=Settings(half_width=0.03))) == 30
+    assert pairs_needed(replace(pilot, settings=Settings(half_width=0.03, most_pairs=30))) == 30
     assert pairs_needed(replace(pilot, settings=Settings(half_width=0.03, most_pairs=99))) == 31
     assert pairs_needed(replace(pilot, settings=Settings(half_width=1.0))) == 10

@@ -207,7 +207,7 @@ def test_only_the_cpu_provider_is_measured(files: tuple[Path, Path], local: Targ
         ({"runs": 0}, "at runs: expected at least 1, got 0"),
         ({"least_runs": 500}, "at least_runs: expected 1 to runs, got 500"),
         ({"pilot_pairs": 1}, "at pilot_pairs: expected at least 2, got 1"),
-        ({"least_pairs": 3}, r"at least_pairs: expected 8 \(pilot_pairs\) to 30 \(most_pairs\)"),
+        ({"least_pairs": 3}, r"at least_pairs: expected 8 \(pilot_pairs\) to 60 \(most_pairs\)"),
         ({"confidence": 1.0}, "at confidence: expected 0.5 to below 1, got 1.0"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 
 ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 TIMEOUT_SECONDS = 600
 
 
@@ -46,12 +48,13 @@ def wheel(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def light(tmp_path_factory, wheel):
-    """The programs of a clean environment with the wheel, as the README installs it."""
+def light(tmp_path_factory):
+    """The programs of a clean environment, installed by the README's own line."""
     folder = tmp_path_factory.mktemp("light")
     _run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
-    pip = [folder / "venv/bin/python", "-m", "pip", "--disable-pip-version-check", "install"]
-    _run(*pip, "--quiet", "--constraint", ROOT / "constraints.txt", wheel, cwd=folder)
+    (line,) = re.findall(r"^\$ (pip install .*)$", README, flags=re.MULTILINE)
+    python = [folder / "venv/bin/python", "-m"]
+    _run(*python, *line.split(), "--quiet", "--disable-pip-version-check", cwd=ROOT)
     return folder / "venv/bin"
 
 

@@ -1,4 +1,4 @@
-"""Every command of the README is run, in the order in which a newcomer meets it."""
+"""The README is a newcomer's path: everything on it is run, in its order, in one folder."""
 
 from __future__ import annotations
 
@@ -15,71 +15,88 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# (language, text) of every block, in order.
+BLOCKS = re.findall(r"```(console|python)\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [
     line.removeprefix("$ ")
-    for block in re.findall(r"```console\n(.*?)```", README, flags=re.DOTALL)
-    for line in block.splitlines()
+    for language, text in BLOCKS
+    if language == "console"
+    for line in text.splitlines()
     if line.startswith("$ ")
 ]
-PROGRAM_COMMANDS = [shlex.split(line) for line in COMMANDS if line.startswith("edgeprune ")]
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the samples, so that the commands write no build/ into the checkout."""
-    folder = tmp_path_factory.mktemp("checkout")
-    shutil.copytree(ROOT / "samples", folder / "samples")
-    return folder
+TIMED = {"latency", "speedup"}
+CODES = {"pass": 0, "inconclusive": 3, "fail": 1}
 
 
 def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        words, cwd=folder, text=True, capture_output=True, timeout=900, check=False
+        words, cwd=folder, text=True, capture_output=True, timeout=900, check=False, env=environment
     )
+
+
+def _steps() -> list[tuple[str, str]]:
+    """Program commands and Python blocks, as (kind, text), in the order of the page."""
+    steps: list[tuple[str, str]] = []
+    for language, text in BLOCKS:
+        if language == "python":
+            steps.append((language, text))
+            continue
+        lines = (line.removeprefix("$ ") for line in text.splitlines())
+        steps += [("program", line) for line in lines if line.startswith("edgeprune ")]
+    return steps
+
+
+def _require_verdicts(done: subprocess.CompletedProcess[str], folder: Path, words: list[str]):
+    """Every verdict of a run or check passes; only time may be undecided, or fall short, here.
+
+    The tests run beside each other on the same cores. The exit code follows the verdicts.
+    """
+    if words[1] == "run":
+        text = (folder / "build/fashion/report.json").read_text(encoding="utf-8")
+    else:
+        text = done.stdout
+    outcomes = {v["gate"]: v["outcome"] for v in json.loads(text)["verdicts"]}
+    assert outcomes, done.stderr
+    assert {outcomes[gate] for gate in outcomes.keys() - TIMED} <= {"pass"}, done.stderr
+    worst = max(outcomes.values(), key=["pass", "inconclusive", "fail"].index)
+    assert done.returncode == CODES[worst], done.stderr
+    return outcomes
 
 
 @pytest.mark.first
-@pytest.mark.parametrize("words", PROGRAM_COMMANDS, ids=lambda words: words[1])
-def test_each_program_command_runs(words: list[str], checkout: Path) -> None:
-    """Each `edgeprune ...` of the README does its work; only latency may be undecided here.
+def test_the_path_of_a_newcomer(tmp_path: Path) -> None:
+    """Each `edgeprune ...` and each Python block of the README does its work, in order.
 
-    The tests run beside each other on the same cores, so the latency gate of the whole run may
-    fail or stay inconclusive; every other verdict must be a pass.
+    The one command on a device that is not here ends as inconclusive, as the README says.
     """
-    done = _run([sys.executable, "-m", *words], checkout)
+    shutil.copytree(ROOT / "samples", tmp_path / "samples")
+    made = 0
+    seen: dict[str, str] = {}
+    for kind, text in _steps():
+        if kind == "python":
+            done = _run([sys.executable, "-c", text], tmp_path)
+            assert done.returncode == 0, done.stderr
+            continue
+        words = shlex.split(text)
+        judged = words[1] == "check" or (words[1] == "run" and "--dry-run" not in words)
+        asked = [*words, "--json"] if words[1] == "check" else words
+        done = _run([sys.executable, "-m", *asked], tmp_path)
+        if judged:
+            outcomes = _require_verdicts(done, tmp_path, words)
+            made = done.returncode if words[1] == "run" else made
+            seen |= outcomes
+            if "raspberry-pi-4" in words:
+                assert outcomes["latency"] == "inconclusive"
+        elif words[1] == "verify":  # the bundle is as it was made, whatever its verdict
+            assert done.returncode == made, done.stdout + done.stderr
+        else:
+            assert done.returncode == 0, done.stdout + done.stderr
 
-    if words[1] != "run" or "--dry-run" in words:
-        assert done.returncode == 0, done.stderr
-        return
-    report = json.loads((checkout / "build/fashion/report.json").read_text(encoding="utf-8"))
-    outcomes = {verdict["gate"]: verdict["outcome"] for verdict in report["verdicts"]}
-    timed = {gate for gate in outcomes if gate in ("latency", "speedup")}
-    assert {outcomes[gate] for gate in outcomes.keys() - timed} == {"pass"}, done.stderr
-    assert timed, outcomes
-    expected = {"pass": 0, "fail": 1, "inconclusive": 3}
-    worst = max((outcomes[gate] for gate in timed), key=["pass", "inconclusive", "fail"].index)
-    assert done.returncode == expected[worst], done.stderr
-
-
-def test_the_python_example_runs(tmp_path: Path) -> None:
-    """The README's Python block runs as it stands and writes the file it names."""
-    code = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert code is not None
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-    done = subprocess.run(
-        [sys.executable, "-c", code.group(1)],
-        cwd=tmp_path,
-        text=True,
-        capture_output=True,
-        timeout=300,
-        check=False,
-        env=environment,
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("proved")
+    gates = {"budget", "accuracy", "parity", "contract", "operators", "accuracy_min", "flips"}
+    assert gates <= seen.keys()
     assert (tmp_path / "resnet18-pruned.onnx").stat().st_size > 0
+    assert (tmp_path / "build/check.xml").stat().st_size > 0
 
 
 @pytest.mark.parametrize("target", [c.split()[1] for c in COMMANDS if c.startswith("make ")])
@@ -94,7 +111,20 @@ def test_each_make_target_exists(target: str) -> None:
 
 
 def test_no_command_is_left_out() -> None:
-    """Every console line of the README is either a make target or a program command."""
+    """Every console line is a make target, a program command, or the one that installs without
+    torch, which tests/packaging runs in a clean environment."""
     others = [line for line in COMMANDS if not line.startswith(("make ", "edgeprune "))]
-    assert others == []
-    assert len(PROGRAM_COMMANDS) >= 4
+    assert others == ["pip install --constraint constraints.txt ."]
+    assert len([line for line in COMMANDS if line.startswith("edgeprune ")]) >= 12
+
+
+def test_every_option_of_check_that_the_readme_names_is_there() -> None:
+    """The table of gates names options of the program, and leaves out none that sets a limit."""
+    listed = set(re.findall(r"`(--[a-z0-9-]+)", README))
+    words = [sys.executable, "-m", "edgeprune", "check", "--help"]
+    offered = set(re.findall(r"--[a-z0-9-]+", _run(words, ROOT).stdout))
+    limits = {f"--{name}" for name in ("latency-ms", "latency-p90-ms", "speedup", "accuracy-min")}
+    limits |= {f"--{name}" for name in ("accuracy-drop", "max-flips", "size-mib", "size-ratio")}
+
+    assert limits <= offered
+    assert limits <= listed

@@ -50,6 +50,7 @@ final_epochs = 2
 learning_rate = 1e-3
 weight_decay = 0.0
 distillation = 0.5
+threads = 1
 temperature = 4
 [export]
 opset = 20

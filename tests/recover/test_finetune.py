@@ -156,6 +156,20 @@ def _net_without_reseeding():
         return _net()
 
 
+def test_training_has_the_threads_it_is_given_and_torch_its_own_again():
+    """Inside the loss torch has the settings' number, afterwards the one from before."""
+    before, seen = torch.get_num_threads(), []
+
+    def loss(outputs, target):
+        seen.append(torch.get_num_threads())
+        return nn.functional.cross_entropy(outputs, target)
+
+    finetune(_net(), _net(), Split(batches=2), Settings(threads=before + 1), loss)
+
+    assert seen == [before + 1] * 2
+    assert torch.get_num_threads() == before
+
+
 def test_weight_decay_spares_norms_and_biases():
     """With a loss of 0 everywhere, only tensors of two or more dims shrink (towards 0)."""
     net = _net()
@@ -268,7 +282,7 @@ def test_batches_of_one_sample_are_passed_over():
         finetune(net, None, [one], Settings(distillation=0))
 
 
-@pytest.mark.parametrize("key", ["epochs", "learning_rate", "temperature", "clip_norm"])
+@pytest.mark.parametrize("key", ["epochs", "learning_rate", "temperature", "clip_norm", "threads"])
 def test_settings_outside_their_range_name_the_key(key):
     """A negative value is refused when the settings are made."""
     with pytest.raises(UsageError, match=rf"at {key}: expected .*, got -1"):

@@ -1,0 +1,162 @@
+"""`check`, `bench` and `targets`: their words, their files and their exit codes. No torch."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
+
+from edgeprune.cli.app import app
+from edgeprune.targets import load_target
+
+RAPID = """
+status = "generic"
+[measure]
+preset = "rapid"
+"""
+
+
+def invoke(*args):
+    """The program's result for some words."""
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(word) for word in args])
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    """A matrix product, a baseline that computes the same, samples, a target of little effort."""
+    for name in ("model", "baseline"):
+        ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 3]) for n in "xy"]
+        node = helper.make_node("MatMul", ["x", "w"], ["y"])
+        weight = numpy_helper.from_array(np.eye(3, dtype=np.float32), "w")
+        graph = helper.make_graph([node], "g", ports[:1], ports[1:], [weight])
+        opsets = [helper.make_opsetid("", 20)]
+        # Files are told apart by their hash.
+        made = helper.make_model(graph, opset_imports=opsets, ir_version=10, producer_name=name)
+        onnx.save(made, tmp_path / f"{name}.onnx")
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    target = x.argmax(axis=1)
+    target[0] = (target[0] + 1) % 3
+    np.savez(tmp_path / "data.npz", x=x, target=target)
+    (tmp_path / "rapid.toml").write_text(RAPID)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("limits", "code", "outcomes"),
+    [
+        (["--accuracy-min", "0.95"], 0, {"operators": "pass", "accuracy_min": "pass"}),
+        (["--accuracy-min", "0.96"], 1, {"operators": "pass", "accuracy_min": "fail"}),
+        (
+            ["--target", "raspberry-pi-4", "--latency-ms", "5"],
+            3,
+            {"operators": "pass", "latency": "inconclusive"},
+        ),
+        (
+            ["--target", "raspberry-pi-4", "--latency-ms", "5", "--accuracy-min", "0.96"],
+            1,
+            {"operators": "pass", "accuracy_min": "fail", "latency": "inconclusive"},
+        ),
+    ],
+)
+def test_the_worst_verdict_is_the_exit_code(shipped, limits, code, outcomes):
+    """19 of 20 are right: 0.95 passes, 0.96 fails; no time on another device is inconclusive,
+    and a failure wins over that. JSON, JUnit and the last line say the same."""
+    args = ["check", shipped / "model.onnx", "--data", shipped / "data.npz", *limits]
+    junit = shipped / "junit.xml"
+    done = invoke(*args, "--json", "--junit", junit)
+    said = json.loads(done.stdout)
+
+    assert done.exit_code == said["exit_code"] == code
+    assert {v["gate"]: v["outcome"] for v in said["verdicts"]} == outcomes
+    suite = ET.parse(junit).getroot()
+    assert {case.get("name") for case in suite.iter("testcase")} == set(outcomes)
+    assert len(list(suite.iter("failure"))) == list(outcomes.values()).count("fail")
+    last = invoke(*args, "-q").stdout
+    assert last.startswith({0: "pass", 1: "fail", 3: "inconclusive"}[code] + ": ")
+    assert len(last.splitlines()) == 1
+
+
+def test_what_was_not_asked_for_is_named(shipped):
+    """Without limits the table has the operators, and a line for everything that is not judged."""
+    done = invoke("check", shipped / "model.onnx")
+
+    assert done.exit_code == 0
+    for what in ("contract", "size", "parity", "accuracy", "latency"):
+        assert f"not judged: {what}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "parts"),
+    [
+        (["model.onnx", "--speedup", "1"], 2, ["--speedup", "--baseline"]),
+        (["nothing.onnx"], 2, ["nothing.onnx", "No such file"]),
+        (["model.onnx", "--data", "model.onnx", "--accuracy-min", "1"], 2, [".npz"]),
+        (["model.onnx", "--target", "raspbery-pi-4"], 2, ["Did you mean 'raspberry-pi-4'?"]),
+        (["model.onnx", "--junit", "rapid.toml/junit.xml"], 5, ["writing at"]),
+        (["model.onnx", "--accuracy-min", "95"], 2, ["--accuracy-min", "less than or equal to 1"]),
+    ],
+)
+def test_a_mistake_is_one_error(shipped, monkeypatch, args, code, parts):
+    """Exit code 2 for the call and its files, 5 for the disk; the text names what and why."""
+    monkeypatch.chdir(shipped)
+    done = invoke("check", *args)
+
+    assert done.exit_code == code
+    assert [part for part in parts if part not in done.stderr] == []
+    assert "Traceback" not in done.stderr
+
+
+def test_times_that_bench_saved_are_judged_by_check(shipped, monkeypatch):
+    """bench times both files in as many processes as asked and says how they compare; check takes
+    the saved samples as the device's, and refuses them for a file that was not measured."""
+    monkeypatch.chdir(shipped)
+    common = ["--target", "rapid.toml", "--json"]
+    timed = invoke(
+        "bench", "baseline.onnx", "model.onnx", "--rounds", "3", "--save", "s.json", *common
+    )
+    rows = json.loads(timed.stdout)["models"]
+
+    assert timed.exit_code == 0
+    assert [row["processes"] for row in rows] == [3, 3]
+    assert "speedup" not in rows[0]
+    low, high = rows[1]["speedup_interval"]
+    assert low <= rows[1]["speedup"] <= high
+    imported = ["--import", "s.json", "--latency-ms", "1000", *common]
+    judged = invoke("check", "model.onnx", *imported)
+    (latency,) = (v for v in json.loads(judged.stdout)["verdicts"] if v["gate"] == "latency")
+    assert (judged.exit_code, latency["outcome"]) == (0, "pass")
+    assert latency["observed"] == pytest.approx(rows[1]["p50_ms"])
+    model = onnx.load("model.onnx")
+    model.producer_name = "somebody else"
+    onnx.save(model, "model.onnx")
+    assert invoke("check", "model.onnx", *imported).exit_code == 2
+
+
+def test_a_probed_profile_is_a_target_that_can_be_measured_here(shipped, monkeypatch):
+    """What `targets probe` writes reads back as a profile of this machine, and a file named so
+    is listed by `show` with its sources."""
+    monkeypatch.chdir(shipped)
+
+    assert invoke("targets", "probe", "--out", "mine.toml").exit_code == 0
+    shown = json.loads(invoke("targets", "show", "mine.toml", "--json").stdout)
+    assert (shown["name"], shown["measurable_here"]) == ("mine", True)
+    assert load_target("mine.toml").cpu.arch == shown["cpu"]["arch"]
+    assert shown["sources"]
+
+
+def test_every_shipped_profile_is_listed_with_what_can_be_measured_here():
+    """The list names all profiles; one that holds facts only says so and is never measurable."""
+    listed = json.loads(invoke("targets", "list", "--json").stdout)["targets"]
+    by_name = {target["name"]: target for target in listed}
+
+    assert by_name["local"]["measurable_here"] is True
+    for name in ("raspberry-pi-4", "raspberry-pi-5"):
+        assert by_name[name]["measurable_here"] is False
+        assert "facts" in by_name[name]["why_not"]
+    table = invoke("targets", "list").stdout
+    assert all(name in table for name in by_name)
