@@ -8,6 +8,7 @@ EdgepruneError
 │   └── PlanError             a plan that does not fit, or asks for what cannot be
 ├── BudgetNotMet          1   the budget is out of reach, whatever is removed
 ├── ModelNotSupported     4   torch.export cannot take the model, or what it took differs from eager
+│   └── NothingToRemove       every unit is pinned: there is no group
 ├── EnvironmentFailed     5   device, disk, a missing package
 └── InternalError        70   our bug
     └── ProofFailed           a shrunk model is not the silenced dense model
@@ -65,6 +66,12 @@ class BudgetNotMet(EdgepruneError):
 
 class ModelNotSupported(EdgepruneError):
     """The model cannot be captured, or the captured graph does not compute what eager does."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class NothingToRemove(ModelNotSupported, PlanError):
+    """Every unit of the model is pinned, so no plan can remove one; the reasons are in the text."""
 
     exit_code: ClassVar[int] = 4
 

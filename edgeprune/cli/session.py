@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import typer
 
-from edgeprune.errors import EdgepruneError, EnvironmentFailed, InternalError
+from edgeprune.errors import EdgepruneError, EnvironmentFailed, InternalError, UserCodeError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -74,6 +74,8 @@ def session(*, json: bool, quiet: bool, verbose: int, interrupted: str = "") -> 
         raise typer.Exit(_report(current, _known(error))) from None
     except typer.Exit:
         raise
+    except (SystemExit, GeneratorExit) as error:  # nothing of ours raises them
+        raise typer.Exit(_report(current, _ended(error))) from None
     except Exception as error:  # whatever else comes out is our bug
         raise typer.Exit(_report(current, _unexpected(error))) from None
 
@@ -104,6 +106,20 @@ def _known(error: EdgepruneError | ModuleNotFoundError) -> EdgepruneError:
     )
     missing.__cause__ = error
     return missing
+
+
+def _ended(error: BaseException) -> UserCodeError:
+    """The user's code ended the program, which would pass for a result."""
+    from edgeprune.recipe.factory import last_line
+
+    place = last_line(error) or "the user's code"
+    wrapped = UserCodeError(
+        f"running the command at {place}: expected code that returns or raises an error, got "
+        f"{type(error).__name__}({error}). Raise an error instead.",
+        where=place,
+    )
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def _unexpected(error: Exception) -> InternalError:

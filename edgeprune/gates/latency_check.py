@@ -83,8 +83,8 @@ def _with_budget(limits: LatencyLimits, target: Target, *, has_baseline: bool) -
     if speedup is None and has_baseline and budget.regression_pct is not None:
         speedup = 1 / (1 + budget.regression_pct / 100)
     return LatencyLimits(
-        p50_ms=limits.p50_ms or budget.p50_ms,
-        p90_ms=limits.p90_ms or budget.p90_ms,
+        p50_ms=budget.p50_ms if limits.p50_ms is None else limits.p50_ms,
+        p90_ms=budget.p90_ms if limits.p90_ms is None else limits.p90_ms,
         speedup=speedup,
     )
 

@@ -57,6 +57,7 @@ def predict(
         outputs = run_once(session, feeds, where=where)
         for pile, (name, array) in zip(kept, outputs.items(), strict=True):
             _require_batch_first(array, size, f"{where}, output '{name}'")
+            _require_numbers(array, model, f"{where}, output '{name}'")
             pile.append(array)
         targets.append(None if target is None else to_numpy(target))
         samples += size
@@ -109,14 +110,13 @@ def _by_name(session: ort.InferenceSession, inputs: object, where: str) -> dict[
             "or a dict by name.",
             where=where,
         )
-    return {
-        node.name: _fitted(
-            to_numpy(given[node.name]),
-            input_dtype(node.type, f"input '{node.name}'"),
-            f"{where}, input '{node.name}'",
-        )
-        for node in nodes
-    }
+    feeds = {}
+    for node in nodes:
+        place = f"{where}, input '{node.name}'"
+        dtype = input_dtype(node.type, f"input '{node.name}'")
+        feeds[node.name] = _fitted(to_numpy(given[node.name]), dtype, place)
+        _require_finite(feeds[node.name], place)
+    return feeds
 
 
 def _fitted(array: Array, dtype: np.dtype[np.generic], where: str) -> Array:
@@ -139,6 +139,28 @@ def _batch_size(feeds: Mapping[str, Array], where: str) -> int:
             where=where,
         )
     return len(first)
+
+
+def _require_finite(array: Array, where: str) -> None:
+    """Refuse samples that are not numbers: the largest of NaN scores is the first class."""
+    if array.dtype.kind in "fc" and not np.isfinite(array).all():
+        count = int(array.size - np.isfinite(array).sum())
+        raise DataError(
+            f"feeding the model at {where}: expected finite numbers, got {count} of {array.size} "
+            f"NaN or infinite. Clean or mask these samples.",
+            where=where,
+        )
+
+
+def _require_numbers(array: Array, model: Path, where: str) -> None:
+    """Refuse an answer of NaN or overflow to finite samples; -inf may mask a class, and is one."""
+    if array.dtype.kind == "f" and not (array < np.inf).all():
+        count = int(array.size - (array < np.inf).sum())
+        raise DataError(
+            f"running the model {model.name} at {where}: expected finite numbers, got {count} NaN "
+            f"or infinite for inputs that are finite. Do not ship this file.",
+            where=str(model),
+        )
 
 
 def _require_batch_first(array: Array, size: int, where: str) -> None:

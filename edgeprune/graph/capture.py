@@ -66,6 +66,7 @@ def capture(
     Raises `ModelNotSupported` when torch.export refuses the model, or when the captured graph and
     eager differ on two inputs or on another batch size.
     """
+    _require_weights(model)
     given = Inputs(args=_as_args(args), kwargs=dict(kwargs or {}))
     if isinstance(model, CapturedModule):
         return _recapture(copy.deepcopy(model), given, dynamic_batch, _takes_another_batch)
@@ -87,6 +88,16 @@ def capture(
         dynamic_batch=is_dynamic,
         lost=lost,
     )
+
+
+def _require_weights(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise UsageError(
+                f"capturing the model at {name}: expected a tensor with values, got one on the "
+                f"meta device. Load the weights first.",
+                where=name,
+            )
 
 
 def _as_args(args: tuple[object, ...]) -> tuple[object, ...]:

@@ -7,6 +7,7 @@ peak bytes, CPU share, number of the run.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Literal
@@ -106,6 +107,8 @@ def _from_csv(path: Path, text: str) -> Saved:
             if len(row) != _COLUMNS:
                 raise ValueError(f"{len(row)} columns")
             name, seconds, run = PureWindowsPath(row[0].strip()).name, float(row[1]), int(row[4])
+            if not math.isfinite(seconds):
+                raise ValueError(f"{seconds} seconds")
         except ValueError as error:
             what = f"line {number}: expected model, seconds, peak bytes, CPU share, run; {error}"
             raise _unreadable(path, what) from error

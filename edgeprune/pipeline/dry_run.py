@@ -26,6 +26,7 @@ from edgeprune.pipeline.round import (
     validated,
 )
 from edgeprune.pipeline.seeding import seeded
+from edgeprune.pipeline.speed import require_reachable
 from edgeprune.pipeline.widths import wanted_plan
 from edgeprune.planning.cost import Cost
 from edgeprune.planning.plan import Plan
@@ -110,7 +111,9 @@ def _goal(job: Job) -> tuple[Goal, tuple[str, ...]]:
     """The budget; a speedup, which a run measures, stands for the MACs that it would take."""
     budget = job.recipe.prune.budget
     if budget.kind == "keep_fraction":
-        return goal_of(budget.kind, budget.value, job.dense, units=budget.value), ()
+        goal = goal_of(budget.kind, budget.value, job.dense, units=budget.value)
+        require_reachable(job, goal)
+        return goal, ()
     if budget.kind == "speedup":
         note = (
             f"speedup {budget.value:g} is found by measuring candidates; shown are the widths that "

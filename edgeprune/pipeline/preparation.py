@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
-from edgeprune.errors import UsageError
+from edgeprune.errors import DataError, UsageError
 from edgeprune.graph.analysis import Analysis, analyze
 from edgeprune.graph.inputs import Inputs
 from edgeprune.measure.here import why_not_here
 from edgeprune.measure.settings import Settings, settings_for
 from edgeprune.pipeline.progress import Progress
+from edgeprune.pipeline.seeding import seeded
 from edgeprune.recipe.data import Data, load_data
 from edgeprune.recipe.evaluate import evaluate
+from edgeprune.recipe.feeding import call_arguments, device_of, move_target
 from edgeprune.recipe.fit import require_fit
 from edgeprune.recipe.model import load_model
 from edgeprune.recipe.schema import Recipe
+from edgeprune.recipe.task_loss import task_loss
 from edgeprune.recover.layout import channels_last_where_it_runs
+from edgeprune.scoring.criteria import find_criterion
 from edgeprune.targets import Target, load_target, override
 
 
@@ -70,6 +75,7 @@ def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress
     Raises what the stages raise: RecipeError, DataError, UserCodeError, ModelNotSupported.
     """
     _require_opset(recipe, target)
+    find_criterion(recipe.prune.criterion)  # a wrong name is known before any work
     progress.stage("load model and data")
     loaded = load_model(
         recipe.model.factory,
@@ -87,6 +93,8 @@ def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress
     fixed_batch = None if captured.dynamic_batch else captured.inputs.batch_size
     require_fit(data, captured.args, captured.kwargs, fixed_batch=fixed_batch)
     accuracy = validation_accuracy(captured.module, captured.inputs, data, usable="validation")
+    with seeded(recipe.prune.seed):
+        require_loss(recipe, data, captured.module)
     progress.note(f"dense: accuracy {shown(accuracy)} on validation, {len(dense.groups)} groups")
     return Job(
         recipe=recipe,
@@ -97,6 +105,30 @@ def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress
         dense=dense,
         dense_accuracy=accuracy,
     )
+
+
+def require_loss(recipe: Recipe, data: Data, module: nn.Module) -> None:
+    """One training batch through the loss: a mistake in it shows before anything is pruned.
+
+    Nothing is read where neither training nor the criterion has a use for labels.
+    """
+    recover = recipe.recover
+    trains = recover.epochs > 0 or recover.final_epochs > 0
+    if not trains and not find_criterion(recipe.prune.criterion).gradients:
+        return
+    inputs, target = next(iter(data.train))
+    if target is None:
+        return
+    device = device_of(module)
+    args, kwargs = call_arguments(inputs, device)
+    with torch.no_grad():
+        value = task_loss(module.eval()(*args, **kwargs), move_target(target, device), data.loss)
+    if not bool(value.isfinite()):
+        raise DataError(
+            f"trying the loss at the train split, batch 0: expected a finite number for the dense "
+            f"model, got {float(value)}. Mend Data(loss=...), or the labels.",
+            where="train",
+        )
 
 
 def validation_accuracy(

@@ -31,6 +31,8 @@ from edgeprune.surgery.shrink import shrink
 # The final measurement must show the speedup again: aim a little beyond it.
 _MARGIN = 1.03
 _GRID = 64
+# Shares of whole widths are told apart beyond this.
+_ROUNDING = 1e-9
 # Candidates whose MACs differ by less are not told apart by one measurement.
 _CLOSE = 1.05
 
@@ -63,7 +65,9 @@ def find_goal(job: Job, work: Work, progress: Progress) -> Goal:
     """
     budget = job.recipe.prune.budget
     if budget.kind == "keep_fraction":
-        return goal_of("keep_fraction", budget.value, job.dense, units=budget.value)
+        goal = goal_of("keep_fraction", budget.value, job.dense, units=budget.value)
+        require_reachable(job, goal)
+        return goal
     if budget.kind != "speedup":
         return goal_of(budget.kind, budget.value, job.dense, units=None)
     if not can_measure(job.target):
@@ -77,6 +81,19 @@ def find_goal(job: Job, work: Work, progress: Progress) -> Goal:
     goal = goal_of("speedup", budget.value, job.dense, units=1.0)
     units = 1.0 if budget.value <= 1.0 else _search(job, goal, work, progress)
     return goal_of("speedup", budget.value, job.dense, units=units)
+
+
+def require_reachable(job: Job, goal: Goal) -> None:
+    """Raise BudgetNotMet where even the smallest widths leave a larger share of the units.
+
+    Where nothing can be removed at all, the verdict on the budget says so.
+    """
+    scores = scores_of(job, job.dense, 0)
+    smallest = wanted_plan(job.dense, None, scores, request_of(job, 1 / _GRID**2))
+    wanted = wanted_plan(job.dense, None, scores, request_of(job, goal.value))
+    at_the_end = wanted.axes and wanted.unit_keep_fraction <= smallest.unit_keep_fraction
+    if at_the_end and wanted.unit_keep_fraction > goal.value + _ROUNDING:
+        raise goal.missed(wanted.unit_keep_fraction)
 
 
 def _search(job: Job, goal: Goal, work: Work, progress: Progress) -> float:

@@ -6,7 +6,7 @@ No torch: arrays and tensors are read alike. What runs a model over a split is i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard
@@ -139,6 +139,8 @@ def is_several(inputs: object) -> TypeGuard[Sequence[object]]:
 def _check_iterable(name: str, split: Split) -> None:
     if not isinstance(split, Iterable):
         raise _fault(name, "an iterable of batches", type(split).__name__, "Give a list or loader.")
+    if isinstance(split, Sized) and len(split) == 0:  # told without reading, of the test split too
+        raise _fault(name, "at least one batch", "none", "Check the factory's filters and paths.")
     if isinstance(split, Iterator):
         raise _fault(
             name,
@@ -258,6 +260,8 @@ def _fault(split: str, expected: str, got: str, advice: str) -> DataError:
 
 def _described(value: object) -> str:
     shape = getattr(value, "shape", None)
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__} of {len(value)}"
     return f"{type(value).__name__}{'' if shape is None else f' of shape {tuple(shape)}'}"
 
 

@@ -102,15 +102,15 @@ def call_user(function: Callable[[], object], what: str, where: str) -> object:
         return function()
     except EdgepruneError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise user_error(error, what, where) from error
 
 
-def user_error(error: Exception, what: str, where: str) -> UserCodeError:
+def user_error(error: BaseException, what: str, where: str) -> UserCodeError:
     """An error of the user's code, with the line it was raised from; chain it with `from`."""
     place = last_line(error) or where
     return UserCodeError(
-        f"{what} at {place}: expected {where} to return, got {type(error).__name__}: {error}. "
+        f"{what} at {place}: expected {where} to run through, got {type(error).__name__}: {error}. "
         f"Mend that line, or run {where} on its own.",
         where=place,
     )
@@ -147,7 +147,7 @@ def _module_of(name: FactoryName, base_dir: Path) -> ModuleType:
             f"Install it, or name a file as path/to/file.py:function.",
             where=str(name),
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise user_error(error, "importing the factory's module", name.place) from error
 
 
@@ -176,7 +176,7 @@ def _module_of_file(file: Path, name: FactoryName) -> ModuleType:
     sys.modules[title] = module  # dataclasses and pickles look their module up by name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[title]
         if isinstance(error, EdgepruneError):
             raise

@@ -15,7 +15,8 @@ BudgetKind: TypeAlias = Literal["keep_fraction", "macs_fraction", "params_fracti
 class Section(BaseModel):
     """A table of the recipe: frozen, and closed to keys that are not listed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Strict: `rounds = true` is a mistake, not 1. A whole number is a number for a float, though.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class ModelSection(Section):
@@ -154,10 +155,9 @@ class PruneSection(Section):
     max_accuracy_drop: float = Field(
         default=0.01,
         description="The guard: largest drop of validation accuracy below the dense model, as a "
-        "share (0.01 = one point), 0-1. A round that drops more is undone; after three the run "
-        "ends with the last accepted model.",
+        "share (0.01 = one point), of a metric of your own in its unit, from 0. A round that "
+        "drops more is undone; after three the run ends with the last accepted model.",
         ge=0.0,
-        le=1.0,
     )
     multiple: int | None = Field(
         default=None,
@@ -254,7 +254,11 @@ class ExportSection(Section):
 
     opset: int = Field(default=20, description="ONNX operator set, 18-23.", ge=18, le=23)
     precision: tuple[Literal["fp32"], ...] = Field(
-        default=("fp32",), description="Precisions to deliver; fp32.", min_length=1, max_length=1
+        default=("fp32",),
+        description="Precisions to deliver; fp32.",
+        min_length=1,
+        max_length=1,
+        strict=False,  # TOML has lists, not tuples
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from edgeprune.errors import PlanError
+from edgeprune.errors import NothingToRemove, PlanError
 from edgeprune.graph.analysis import Analysis, analyze
 from edgeprune.graph.module import CapturedModule
 from edgeprune.planning.plan import Plan, plan
@@ -70,17 +70,18 @@ def prune(
         only=only,
     )
     if keep_fraction < 1.0 and not decided.axes:
-        raise PlanError(_nothing(analysis))
+        raise _nothing(analysis)
     small = shrink(analysis, decided)
     proof = prove(analysis, decided, small, seed=seed).require()
     return Pruned(model=small, plan=decided, analysis=analysis, proof=proof)
 
 
-def _nothing(analysis: Analysis) -> str:
+def _nothing(analysis: Analysis) -> PlanError:
     reasons = list(dict.fromkeys(f"{pin.unit}: {pin.reason} {pin.where}" for pin in analysis.pins))
     shown = "; ".join(reasons[:5]) or "the model has no removable width"
-    return (
-        "prune: expected at least one unit to remove, got none. "
-        f"{len(analysis.groups)} groups, pins: {shown}. "
-        "Lower keep_fraction or multiple, or see `edgeprune inspect`."
+    text = f"prune: expected at least one unit to remove, got none. Pins: {shown}."
+    if not analysis.groups:
+        return NothingToRemove(f"{text} See `edgeprune inspect`.")
+    return PlanError(
+        f"{text} {len(analysis.groups)} groups are free: lower keep_fraction or multiple."
     )

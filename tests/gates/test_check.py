@@ -15,7 +15,7 @@ from edgeprune.gates.latency_check import LatencyLimits
 from edgeprune.gates.onnx_file import operators_of
 from edgeprune.gates.parity import ParityRecord, write_parity
 from edgeprune.measure.settings import Settings
-from edgeprune.targets import Operators, load_target
+from edgeprune.targets import Operators, TargetBudget, load_target
 
 LEAST = Settings(
     runs=64, least_runs=64, seconds=0.05, warmup=1, pilot_pairs=2, least_pairs=2, most_pairs=2
@@ -325,3 +325,22 @@ def test_an_operator_set_that_is_too_new_fails(make_linear):
 
     assert verdicts["operators"].outcome == "fail"
     assert "operator set 20, the target reads up to 17" in verdicts["operators"].why
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(size_mib=0.0),
+        Limits(latency=LatencyLimits(p50_ms=0.0)),
+        Limits(latency=LatencyLimits(p90_ms=0.0)),
+    ],
+)
+def test_a_limit_of_zero_is_a_limit(make_linear, limits):
+    """Zero is not "no limit": nothing meets it, whatever the target's own budget allows."""
+    generous = TargetBudget(p50_ms=1e6, p90_ms=1e6, model_mib=1e6)
+    target = LOCAL.model_copy(update={"budget": generous})
+    verdicts, _ = _check(make_linear(np.eye(3)), target, limits=limits)
+    asked = {"size_mib": "size"}.get("size_mib" if limits.size_mib is not None else "", "latency")
+
+    judged = [v for name, v in verdicts.items() if name.startswith(asked) and v.limit == 0.0]
+    assert [verdict.outcome for verdict in judged] == ["fail"]

@@ -94,8 +94,8 @@ def test_external_data_inside_the_folder_is_fine(make_linear):
     assert _check(path).verdicts[0].outcome == "pass"
 
 
-def test_an_operator_that_the_runtime_has_not_is_named(tmp_path):
-    """A node of an unknown domain: ONNX Runtime's own words, with the operator."""
+def test_an_operator_that_the_runtime_has_not_is_a_failed_verdict(tmp_path):
+    """A node of an unknown domain: it is named, and nothing tries to run the file."""
     ports = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n"]) for n in "xy"]
     graph = helper.make_graph(
         [helper.make_node("Frobnicate", ["x"], ["y"], domain="acme")], "g", ports[:1], ports[1:]
@@ -103,8 +103,11 @@ def test_an_operator_that_the_runtime_has_not_is_named(tmp_path):
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("acme", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "a.onnx")
 
-    with pytest.raises(UsageError, match="Frobnicate"):
-        _check(tmp_path / "a.onnx")
+    found = _check(tmp_path / "a.onnx")
+
+    assert [(v.gate, v.outcome) for v in found.verdicts] == [("operators", "fail")]
+    assert "acme.Frobnicate (1)" in found.verdicts[0].why
+    assert any("does not take it" in note for note in found.not_judged)
 
 
 def test_a_crash_of_the_runtime_is_a_finding(make_linear, monkeypatch):

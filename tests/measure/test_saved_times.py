@@ -111,6 +111,8 @@ def test_a_csv_of_perf_test_is_read_by_process(tmp_path):
         "m.onnx,0.0,1,2,0\n",
         "{",
         "{}",
+        "m.onnx,nan,1,0,0\n",
+        "m.onnx,inf,1,0,0\n",
         '{"saved_by": "edgeprune bench"}',
     ],
 )

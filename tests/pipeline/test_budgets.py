@@ -69,6 +69,12 @@ def test_a_budget_out_of_reach_says_what_would_be_reached(task, rounds_of):
     assert caught.value.exit_code == 1
 
 
+def test_a_share_of_units_below_the_smallest_widths_is_out_of_reach(task, rounds_of):
+    """Widths 16 and 24 in multiples of 4 leave 8 of 40 units at least: 0.2 is met, 0.19 is not."""
+    with pytest.raises(BudgetNotMet, match=r"at most 0\.19, got at least 0\.2 "):
+        rounds_of(task({"keep_fraction = 0.5": "keep_fraction = 0.19"}))
+
+
 @pytest.mark.parametrize("text", ["", "keep_fraction = 0.5, macs_fraction = 0.5", "speedup = 0.5"])
 def test_a_budget_is_exactly_one_key_in_its_range(task, text):
     """None, two, or a speedup below 1: refused when the recipe is read."""

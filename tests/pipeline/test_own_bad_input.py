@@ -101,6 +101,26 @@ def generator():
 def empty():
     return edgeprune.Data(train=[], validation=[batch(0)], test=[batch(0)])
 
+def nan_in_test():
+    good = [batch(seed) for seed in range(4)]
+    return edgeprune.Data(train=good, validation=good, test=[batch(0), batch(1, spoilt=True)])
+
+def empty_test():
+    good = [batch(seed) for seed in range(4)]
+    return edgeprune.Data(train=good, validation=good, test=[])
+
+def loss_is_nan():
+    good = [batch(seed) for seed in range(4)]
+    return edgeprune.Data(
+        train=good, validation=good, test=good, loss=lambda out, y: out.sum() * float("nan")
+    )
+
+def leaves():
+    raise SystemExit(0)
+
+def triples():
+    return data(train=[(*batch(0), 1)])
+
 def raises():
     table = {"train": [batch(0)]}
     return data(train=table["trian"])
@@ -147,6 +167,11 @@ def write(folder, changes):
         ("good", "ragged", DataError, ["batch 1", "0 (8, 1, 5, 2) float32"]),
         ("good", "generator", DataError, ["again and again", "one-shot generator"]),
         ("good", "empty", DataError, ["train split", "at least one batch"]),
+        ("good", "nan_in_test", DataError, ["batch 1", "1 of 288 NaN"]),
+        ("good", "empty_test", DataError, ["test split", "at least one batch"]),
+        ("good", "loss_is_nan", DataError, ["train split", "finite number", "got nan"]),
+        ("good", "leaves", UserCodeError, ["SystemExit", "data.py:"]),
+        ("good", "triples", DataError, ["pairs (inputs, target)", "tuple of 3"]),
         ("good", "raises", UserCodeError, ["KeyError: 'trian'", "data.py:"]),
         ("constant", "load", UsageError, ["validation split", "the same for all 32 samples"]),
         ("nan_below_zero", "load", UsageError, ["validation split", "NaN for"]),

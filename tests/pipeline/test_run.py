@@ -199,7 +199,7 @@ def refused(tmp_path_factory, trained, write_task):
     """A run whose guard refuses a round, for a device that is not within reach; and its notes."""
     folder = tmp_path_factory.mktemp("refused")
     changes = {
-        "= 0.5 }": "= 0.1 }",
+        "= 0.5 }": "= 0.2 }",
         "epochs = 1.0": "epochs = 0.0",
         "rounds = 2": "rounds = 4",
         "[gates]": "[gates]\nspeedup = 2.0",
