@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import platform
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
@@ -245,7 +246,9 @@ def available_cores() -> int:
 
 def _checked(target: Target) -> Target:
     """`target`, if this machine has the cores that it asks for, or it does not run here at all."""
-    runs_here = target.device.transport == "local" and target.status != "facts"
+    is_other = target.cpu.arch is not None and target.cpu.arch != platform.machine()
+    local = target.device.transport == "local" and not is_other
+    runs_here = local and target.status in ("measured", "generic")
     cores = available_cores()
     if runs_here and target.runtime.threads > cores:
         raise EnvironmentFailed(

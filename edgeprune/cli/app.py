@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -12,6 +14,7 @@ from edgeprune.cli.check_command import check_command
 from edgeprune.cli.inspect_command import inspect_command
 from edgeprune.cli.prune_command import prune_command
 from edgeprune.cli.run_command import run_command
+from edgeprune.cli.session import INTERRUPTED
 from edgeprune.cli.targets_command import targets_app
 from edgeprune.cli.verify_command import verify_command
 
@@ -52,5 +55,16 @@ def program(
 
 
 def main() -> None:
-    """Run the program; leaves through SystemExit."""
-    app()
+    """Run the program; leaves through SystemExit.
+
+    After Ctrl-C it leaves at once: CPython remembers a KeyboardInterrupt that passed through an
+    `exec` (importing torch does that), and would end by the signal although it was handled.
+    """
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        raise

@@ -61,7 +61,7 @@ def bench_command(
         from edgeprune.cli.progress import terminal_progress
         from edgeprune.cli.tables import table
         from edgeprune.gates.onnx_file import read_model
-        from edgeprune.measure.here import telling_flags
+        from edgeprune.measure.here import cpu_flags
         from edgeprune.measure.lineup import measure_lineup
         from edgeprune.measure.saved import save_lineup
         from edgeprune.measure.settings import settings_for
@@ -85,7 +85,7 @@ def bench_command(
                 progress=lambda done, total: progress.step(done, total, "rounds"),
             )
         if save is not None:
-            save_lineup(save, lineup, telling_flags())
+            save_lineup(save, lineup, sorted(cpu_flags()))
         rows = [_row(lineup, index) for index in range(len(models))]
         current.data({"target": profile.name, "threads": lineup.threads, "models": rows})
         head = ("model", "p50 ms", "95 %", "p90 ms", "times as fast", "95 %")

@@ -33,6 +33,9 @@ from edgeprune.targets import Target
 
 Say = Callable[[str], None]
 
+# Limits of a device that no gate judges yet; they are named where a profile sets them.
+_UNREAD = ("first_ms", "load_ms", "peak_rss_mib", "accuracy_min_ratio")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -102,6 +105,10 @@ def check(
     stage("compare outputs")
     _judge_parity(request, found)
     _judge_answers(request, found)
+    budget = request.target.budget
+    unread = [name for name in _UNREAD if getattr(budget, name) is not None]
+    if unread:
+        found.not_judged.append(f"of the target's budget: {', '.join(unread)}")
     stage("measure latency")
     times = judge_times(
         request.limits.latency,

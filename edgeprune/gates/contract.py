@@ -60,7 +60,10 @@ def _port(value: onnx.ValueInfoProto) -> Port:
     dtype = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
     if not tensor.HasField("shape"):
         return Port(name=value.name, dtype=dtype, shape=None)
-    shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    shape = tuple(
+        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None
+        for d in tensor.shape.dim
+    )
     return Port(name=value.name, dtype=dtype, shape=shape)
 
 

@@ -154,8 +154,11 @@ def _require_finite(array: Array, where: str) -> None:
 
 def _require_numbers(array: Array, model: Path, where: str) -> None:
     """Refuse an answer of NaN or overflow to finite samples; -inf may mask a class, and is one."""
-    if array.dtype.kind == "f" and not (array < np.inf).all():
-        count = int(array.size - (array < np.inf).sum())
+    if array.dtype.kind != "f":
+        return
+    floats = array.astype(np.float64)
+    count = int((np.isnan(floats) | np.isposinf(floats)).sum())
+    if count:
         raise DataError(
             f"running the model {model.name} at {where}: expected finite numbers, got {count} NaN "
             f"or infinite for inputs that are finite. Do not ship this file.",

@@ -39,6 +39,10 @@ def why_not_here(target: Target, *, cpuinfo: Path = _CPUINFO) -> str | None:
     flags = cpu_flags(cpuinfo)
     if missing := [name for name in target.cpu.isa if name not in flags]:
         return f"this machine has no {', '.join(missing)}"
+    cores = [cluster.core for cluster in target.cpu.clusters]
+    here = machine_state().cpu_model
+    if target.status == "measured" and cores and here not in cores:
+        return f"it is {', '.join(cores)}, this machine is {here}"
     if extra := [name for name in target.cpu.isa_absent if name in flags]:
         return f"this machine has {', '.join(extra)}, which the target lacks"
     return None

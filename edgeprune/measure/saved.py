@@ -152,9 +152,16 @@ def paired_of(
     Raises DataError where a model was not measured, or another file of its name was.
     """
     first = () if baseline is None else _find(saved, path, *baseline)
+    second = _find(saved, path, *candidate)
+    if baseline is not None and first is second and baseline[1] != candidate[1]:
+        raise DataError(
+            f"reading measurements at {path}: expected samples of both files, got one row of names "
+            f"for the two files called {candidate[0]}. Rename one of them and measure again.",
+            where=str(path),
+        )
     return PairedSamples(
         baseline=first,
-        candidate=_find(saved, path, *candidate),
+        candidate=second,
         baseline_first=(),
         settings=saved.settings,
         threads=saved.threads,

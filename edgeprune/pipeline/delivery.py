@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 import edgeprune
 from edgeprune.errors import ModelNotSupported
 from edgeprune.exporting.agreement import torch_outputs
@@ -18,6 +20,7 @@ from edgeprune.pipeline.progress import Progress
 from edgeprune.pipeline.rounds import Pruning
 from edgeprune.recipe.data import Split, to_numpy
 from edgeprune.recipe.evaluate import to_inputs
+from edgeprune.recipe.feeding import batch_size
 from edgeprune.recipe.schema import recipe_hash
 
 MODEL = "model.onnx"
@@ -53,7 +56,8 @@ def deliver(job: Job, pruning: Pruning, staging: Path, work: Path, progress: Pro
         save(captured.module, staging)
     except ModelNotSupported as error:  # the build is whole without it, but the user must know
         progress.note(str(error))
-    record = parity_record(captured, pruned, job.data.calibration or job.data.validation)
+    held = job.data.validation if job.data.calibration is None else job.data.calibration
+    record = parity_record(captured, pruned, held)
     write_parity(staging / PARITY, record)
     return Delivery(dense=dense, pruned=pruned, parity=record)
 
@@ -83,17 +87,32 @@ def _origin(job: Job, pruning: Pruning) -> tuple[tuple[str, str], ...]:
     )
 
 
+def _first_samples(
+    split: Split, count: int
+) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+    """At most `count` samples: of one sample alone an output could not be seen to vary."""
+    batches = []
+    seen = 0
+    for inputs, _ in split:
+        batches.append(to_inputs(inputs))
+        seen += batch_size(inputs)
+        if seen >= count:
+            break
+    args = zip(*(given for given, _ in batches), strict=True)
+    names = batches[0][1]
+    return (
+        tuple(torch.cat(tensors)[:count] for tensors in args),
+        {name: torch.cat([given[name] for _, given in batches])[:count] for name in names},
+    )
+
+
 def parity_record(captured: Captured, artifact: Artifact, split: Split) -> ParityRecord:
-    """Inputs of the first batch (at most PARITY_SAMPLES) and what torch makes of them.
+    """The first PARITY_SAMPLES inputs, from as many batches as it takes, and torch's answers.
 
     A model of a fixed batch gets exactly that many samples.
     """
-    inputs, _ = next(iter(split))
     fixed = None if captured.dynamic_batch else captured.inputs.batch_size
-    count = fixed or PARITY_SAMPLES
-    args, kwargs = to_inputs(inputs)
-    args = tuple(tensor[:count] for tensor in args)
-    kwargs = {name: tensor[:count] for name, tensor in kwargs.items()}
+    args, kwargs = _first_samples(split, fixed or PARITY_SAMPLES)
     outputs = torch_outputs(captured.module, Inputs(args=args, kwargs=dict(kwargs)))
     by_name = dict(zip((info.name for info in artifact.inputs), args, strict=False)) | kwargs
     return ParityRecord(

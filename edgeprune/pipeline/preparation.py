@@ -14,7 +14,7 @@ from edgeprune.measure.here import why_not_here
 from edgeprune.measure.settings import Settings, settings_for
 from edgeprune.pipeline.progress import Progress
 from edgeprune.pipeline.seeding import seeded
-from edgeprune.recipe.data import Data, load_data
+from edgeprune.recipe.data import Data, Split, load_data
 from edgeprune.recipe.evaluate import evaluate
 from edgeprune.recipe.feeding import call_arguments, device_of, move_target
 from edgeprune.recipe.fit import require_fit
@@ -46,6 +46,12 @@ class Job:
     def multiple(self) -> int:
         """Widths are kept at multiples of this many positions."""
         return self.recipe.prune.multiple or self.target.pruning.channel_multiple
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """What a step may read; the test split is not among them."""
+        data = self.data
+        return tuple(s for s in (data.train, data.validation, data.calibration) if s is not None)
 
     @property
     def seed(self) -> int:

@@ -138,7 +138,8 @@ def scores_of(job: Job, analysis: Analysis, number: int) -> Scores:
     """Scores of a model's units by the recipe's criterion, on samples that belong to the round."""
     samples = job.recipe.prune.score_samples
     batches = fresh_batches(job.data.train, skip=number * samples, samples=samples)
-    with seeded(job.seed + number):  # a split that shuffles gives the round the same again
+    # A split that shuffles gives the round the same samples again.
+    with seeded(job.seed + number, job.splits):
         return score(
             analysis,
             job.recipe.prune.criterion,
@@ -201,7 +202,7 @@ def _repair_(
     settings = job.recipe.repair
     if settings.samples == 0:
         return None
-    split = job.data.calibration or job.data.train
+    split = job.data.train if job.data.calibration is None else job.data.calibration
     found = refit(
         before, smaller, small, inputs_of(split), samples=settings.samples, ridge=settings.ridge
     )

@@ -123,7 +123,7 @@ def _round(
         progress.note(f"{name}: {done.record.why} (done before)")
         return done
     state = _reached(job, way, work)
-    with seeded(job.seed + number):
+    with seeded(job.seed + number, job.splits):
         step = Step(number=number, position=float(ahead), refused=way.refused)
         candidate = one_round(job, goal, state, step, progress)
     done = _written(work, f"round-{number:02d}", candidate)
@@ -191,7 +191,7 @@ def _train_on(job: Job, state: State, number: int, work: Work, progress: Progres
 
 
 def _finally(job: Job, state: State, number: int, work: Work, progress: Progress) -> _Trained:
-    with seeded(job.seed + number):
+    with seeded(job.seed + number, job.splits):
         module = reanalyzed(job, state.module).captured.module
         recover_(job, module, job.recipe.recover.final_epochs, number, progress)
         accuracy = validated(job, module)

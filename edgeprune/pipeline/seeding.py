@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int, splits: Iterable[object] = ()) -> Iterator[None]:
     """Seed the global generators of torch, NumPy and random for the block, and put them back.
 
     User code may draw from them. As each step seeds them anew, a step that is done after an
-    interruption sees the numbers that it would have seen without one.
+    interruption sees the numbers that it would have seen without one. So are generators of torch
+    that a split has (`DataLoader(generator=...)`), which stay where the block leaves them.
     """
+    for split in splits:
+        for owner in (split, getattr(split, "sampler", None)):
+            generator = getattr(owner, "generator", None)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(seed)
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         random.seed(seed)

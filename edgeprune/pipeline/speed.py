@@ -69,7 +69,9 @@ def find_goal(job: Job, work: Work, progress: Progress) -> Goal:
         require_reachable(job, goal)
         return goal
     if budget.kind != "speedup":
-        return goal_of(budget.kind, budget.value, job.dense, units=None)
+        goal = goal_of(budget.kind, budget.value, job.dense, units=None)
+        require_reachable(job, goal)
+        return goal
     if not can_measure(job.target):
         raise UsageError(
             f"planning at prune.budget.speedup: expected a target that this machine can measure, "
@@ -84,11 +86,18 @@ def find_goal(job: Job, work: Work, progress: Progress) -> Goal:
 
 
 def require_reachable(job: Job, goal: Goal) -> None:
-    """Raise BudgetNotMet where even the smallest widths leave a larger share of the units.
+    """Raise BudgetNotMet, before any training, where the smallest widths leave more than asked.
 
-    Where nothing can be removed at all, the verdict on the budget says so.
+    Where no unit can be removed at all, the verdict on a keep_fraction says so.
     """
     scores = scores_of(job, job.dense, 0)
+    if goal.units is None:
+        goal.keep_fraction(
+            1.0,
+            job.dense,
+            lambda share: wanted_plan(job.dense, None, scores, request_of(job, share)),
+        )
+        return
     smallest = wanted_plan(job.dense, None, scores, request_of(job, 1 / _GRID**2))
     wanted = wanted_plan(job.dense, None, scores, request_of(job, goal.value))
     at_the_end = wanted.axes and wanted.unit_keep_fraction <= smallest.unit_keep_fraction

@@ -19,8 +19,8 @@ from edgeprune.planning.plan import Plan, make_plan, plan
 from edgeprune.scoring.scores import Scores
 from edgeprune.surgery.compose import compose
 
-# Below every real score (they are not negative), and too small to move a group's mean.
-_GONE = -float(np.finfo(np.float64).tiny)
+# Below every score; an allocation takes no mean over it.
+_GONE = -np.inf
 
 
 def wanted_plan(dense: Analysis, so_far: Plan | None, scores: Scores, request: Request) -> Plan:

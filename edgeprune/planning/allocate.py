@@ -106,8 +106,10 @@ def _global_counts(
     total = sum(group.width for group in groups)
     for group in groups:
         values = scores[group.name]
-        mean = float(values.mean()) or 1.0
-        order = np.sort(values)[::-1] / mean
+        alive = values[np.isfinite(values)]  # -inf: gone since an earlier round
+        # Scores of a group that the loss does not see are all 0: then there is no scale.
+        mean = float(alive.mean()) if alive.size else 0.0
+        order = np.sort(values)[::-1] / (mean if mean > 0 else 1.0)
         floor = max(1, math.ceil(GLOBAL_FLOOR * group.width))
         counts[group.name] = float(floor)
         ranked += [(float(value), group.name) for value in order[floor:]]

@@ -139,7 +139,7 @@ def is_several(inputs: object) -> TypeGuard[Sequence[object]]:
 def _check_iterable(name: str, split: Split) -> None:
     if not isinstance(split, Iterable):
         raise _fault(name, "an iterable of batches", type(split).__name__, "Give a list or loader.")
-    if isinstance(split, Sized) and len(split) == 0:  # told without reading, of the test split too
+    if _told_length(split) == 0:  # without reading, of the test split too
         raise _fault(name, "at least one batch", "none", "Check the factory's filters and paths.")
     if isinstance(split, Iterator):
         raise _fault(
@@ -148,6 +148,13 @@ def _check_iterable(name: str, split: Split) -> None:
             f"a one-shot {type(split).__name__}",
             "Give a list, a DataLoader, or an object whose __iter__ starts over.",
         )
+
+
+def _told_length(split: Split) -> int | None:
+    try:
+        return len(split) if isinstance(split, Sized) else None
+    except TypeError:  # a DataLoader of an IterableDataset has a __len__ that does not know
+        return None
 
 
 def _check_first_batch(name: str, split: Split) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeprune.errors import EdgepruneError
 from edgeprune.gates.judging import judge
 from edgeprune.gates.onnx_file import read_model
-from edgeprune.gates.parity import parity_evidence, read_parity
+from edgeprune.gates.parity import PARITY_LIMIT, parity_evidence, read_parity
 from edgeprune.gates.verdict import Outcome, Verdict, exit_code
 from edgeprune.measure.trial import require_loadable
 from edgeprune.planning.plan import read_plan
@@ -52,7 +52,7 @@ def verify(path: Path) -> Verification:
     if _PLAN in names:
         verdicts.append(_plan(path / _PLAN))
     if {_MODEL, _PARITY} <= names:
-        verdicts += _parity(path)
+        verdicts += _parity(path, _limit_of(bundle))
     return Verification(bundle=bundle, verdicts=tuple(verdicts))
 
 
@@ -67,6 +67,7 @@ def _files(bundle: Bundle) -> Verdict:
         for name in sorted(wanted.keys() & there.keys())
         if wanted[name] != there[name]
     ]
+    problems += [f"{name} is a link" for name in sorted(there) if (bundle.path / name).is_symlink()]
     if bundle.manifest.verdicts != bundle.report.verdicts:
         problems.append("manifest.json and report.json have other verdicts")
     said = f"{len(wanted)} files with the sizes and hashes of the manifest"
@@ -81,11 +82,17 @@ def _plan(path: Path) -> Verdict:
     return _verdict("plan", [], len(plan.groups), f"{len(plan.groups)} groups, readable")
 
 
-def _parity(path: Path) -> tuple[Verdict, ...]:
+def _limit_of(bundle: Bundle) -> float:
+    """The limit of parity that the bundle was judged by when it was made."""
+    limits = [row.limit for row in bundle.report.verdicts if row.gate == "parity"]
+    return limits[0] if limits else PARITY_LIMIT
+
+
+def _parity(path: Path, limit: float) -> tuple[Verdict, ...]:
     try:
         read_model(path / _MODEL)
         require_loadable(path / _MODEL)
-        return judge(parity_evidence(path / _MODEL, read_parity(path / _PARITY)))
+        return judge(parity_evidence(path / _MODEL, read_parity(path / _PARITY), limit=limit))
     except EdgepruneError as error:
         return (_verdict("parity", [str(error)], 1, ""),)
 

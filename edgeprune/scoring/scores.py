@@ -93,7 +93,7 @@ def _called(
         raise InternalError(
             f"score at {group.name}: expected {group.width} finite numbers from criterion "
             f"{chosen.name!r}, got shape {result.shape}, finite: {np.isfinite(result).all()}. "
-            "Look for NaN or infinity in the weights.",
+            "Look for NaN or infinity in the weights, and in the gradients of the loss.",
             where=group.name,
         )
     return result

@@ -20,8 +20,8 @@ from edgeprune.surgery.survivors import Survivors
 def deviation(outputs: tuple[object, ...], reference: tuple[object, ...]) -> float:
     """max |a - b| / standard deviation of b, worst output; inf where shape or finiteness differ.
 
-    Integer and boolean outputs must be equal. An output that does not vary must be equal; one of a
-    single number is measured by its size.
+    Integer and boolean outputs must be equal: unequal elements are counted. An output that does
+    not vary must be equal; one of a single number is measured by its size.
     """
     if len(outputs) != len(reference):
         return math.inf
@@ -36,7 +36,7 @@ def _one(got: object, want: object) -> float:
     if torch.equal(got, want.to(got.dtype)):
         return 0.0
     if not want.is_floating_point():
-        return math.inf
+        return float((got != want).sum())
     worst = (got.double() - want.double()).abs().max().item()
     spread = want.double().std().item() if want.numel() > 1 else abs(want.double().item())
     return worst / spread if spread > 0.0 and math.isfinite(worst) else math.inf

@@ -171,3 +171,24 @@ def test_another_architecture_is_another_machine():
     other = pi.model_copy(update={"cpu": pi.cpu.model_copy(update={"arch": "mips"})})
 
     assert "it is mips, this machine is" in why_not_here(other)
+
+
+def test_a_measured_board_is_not_this_machine_for_having_its_instructions(tmp_path):
+    """A profile measured on another processor is another target, though the sets agree."""
+    here = profile_of_this_machine()
+    core = next(line for line in here.splitlines() if line.startswith("core = "))
+    (tmp_path / "board.toml").write_text(here.replace(core, 'core = "Atom x7425E"'))
+
+    assert "it is Atom x7425E, this machine is" in why_not_here(
+        read_target(tmp_path / "board.toml")
+    )
+
+
+def test_one_row_of_names_is_not_two_files(tmp_path):
+    """Baseline and build of one base name in a CSV that has no hashes: refused, not 1x."""
+    path = tmp_path / "t.csv"
+    path.write_text("".join(f"model.onnx,0.001,1,2,{run}\n" for run in range(11)) * 3)
+    files = (("model.onnx", "0" * 64), ("model.onnx", "1" * 64))
+
+    with pytest.raises(DataError, match="Rename one of them"):
+        paired_of(read_saved(path), path, *files)

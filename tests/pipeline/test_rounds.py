@@ -10,6 +10,7 @@ from torch import nn
 from edgeprune.errors import ProofFailed
 from edgeprune.graph.analysis import analyze
 from edgeprune.pipeline.equality import prove_whole, require_same_model
+from edgeprune.pipeline.seeding import seeded
 from edgeprune.pipeline.widths import step_plan, wanted_plan, whole_plan
 from edgeprune.planning.allocate import Request
 from edgeprune.scoring.scores import score
@@ -163,3 +164,17 @@ def test_the_whole_plan_is_proved_and_a_foreign_model_is_not(chain):
     with pytest.raises(ProofFailed, match="whole plan at the output"):
         require_same_model(chain, shrink(chain, whole), twin, seed=0)
     assert np.isfinite(whole.unit_keep_fraction)
+
+
+def test_a_generator_of_the_splits_own_is_seeded_with_the_step():
+    """DataLoader(generator=...): two steps of one seed give one order, whatever ran in between."""
+    own = torch.Generator().manual_seed(7)
+    numbers = torch.utils.data.TensorDataset(torch.arange(16))
+    loader = torch.utils.data.DataLoader(numbers, batch_size=16, shuffle=True, generator=own)
+    orders = []
+    for seed in (3, 4, 3):
+        with seeded(seed, (loader,)):
+            orders.append(next(iter(loader))[0].tolist())
+
+    assert orders[0] == orders[2]
+    assert orders[0] != orders[1]

@@ -117,3 +117,16 @@ def test_patterns_choose_groups_and_must_match() -> None:
     assert [len(keep["a"]), len(keep["b"])] == [8, 4]
     with pytest.raises(PlanError, match=r"plan at only: expected a pattern that matches .* 'z\*'"):
         allocate(groups, scores, Request(0.5, only=("z*",)))
+
+
+def test_gone_units_never_come_back_into_a_global_ranking() -> None:
+    """A group that the loss does not see: its 8 live units score 0, its 8 gone ones -inf. Half of
+    all 32 stay: the 16 live units of the other group come first, and no gone unit is counted."""
+    blind = np.array([-np.inf, 0.0] * 8)
+    scores = {"blind": blind, "seen": np.linspace(1.0, 2.0, 16)}
+
+    kept = allocate((group("blind", 16), group("seen", 16)), scores, Request(0.5, "global", 1))
+
+    assert np.isfinite(blind[kept["blind"]]).all()
+    assert len(kept["blind"]) + len(kept["seen"]) == 16
+    assert len(kept["seen"]) >= 14

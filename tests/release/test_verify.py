@@ -112,3 +112,13 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
     """UsageError, before anything in it is read."""
     with pytest.raises(UsageError, match=r"expected manifest\.json"):
         verify(tmp_path)
+
+
+def test_a_link_in_place_of_a_file_is_found(bundle, tmp_path):
+    """The same content behind a link is another file tomorrow."""
+    model = bundle.path / "model.onnx"
+    model.rename(tmp_path / "elsewhere.onnx")
+    model.symlink_to(tmp_path / "elsewhere.onnx")
+
+    files = next(v for v in verify(bundle.path).verdicts if v.gate == "files")
+    assert (files.outcome, "model.onnx is a link" in files.why) == ("fail", True)

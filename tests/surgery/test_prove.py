@@ -267,3 +267,17 @@ def test_a_swap_in_a_shared_layer_is_heard_under_each_of_its_names():
     )
 
     assert prune(model, (image(),), keep_fraction=0.25).proof.outcome == "proved"
+
+
+def test_an_output_of_integers_is_compared_and_counted():
+    """(scores, their argmax): equal integers are no error, unequal ones a finite number."""
+    model = net(
+        lambda m, x: (lambda y: (y, y.argmax(1)))(m.b(m.a(x).relu())),
+        a=nn.Linear(8, 16),
+        b=nn.Linear(16, 5),
+    )
+    proof = prune(model, (noise(6, 8),), keep_fraction=0.25).proof
+
+    assert proof.outcome == "proved", proof.why
+    assert 0 < proof.change < float("inf")
+    assert all(trial.error < float("inf") for trial in proof.sabotages)

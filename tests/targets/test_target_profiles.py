@@ -170,3 +170,11 @@ def test_every_key_of_the_shipped_file_is_known() -> None:
     for section, keys in table.items():
         if isinstance(keys, dict):
             assert {key: dumped[section][key] for key in keys} == keys
+
+
+def test_another_machine_may_have_more_cores_than_this_one(tmp_path: Path) -> None:
+    """Threads are held against the cores of this machine only for a target that it could be."""
+    text = 'status = "measured"\nsources = ["a board"]\n[cpu]\narch = "mips"\n[runtime]\n'
+    (tmp_path / "board.toml").write_text(text + "threads = 200\n")
+
+    assert load_target(tmp_path / "board.toml").runtime.threads == 200
