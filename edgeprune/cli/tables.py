@@ -46,7 +46,7 @@ def verdict_banner(report: Report) -> Text:
 
 def figures_table(report: Report) -> Table:
     """Dense against pruned."""
-    rows = comparison(report.dense, report.pruned)
+    rows = comparison(report.dense, report.pruned, report.metric)
     return table("", ("", "dense", "pruned", "change"), rows, "l r r r")
 
 

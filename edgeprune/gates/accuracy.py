@@ -79,7 +79,7 @@ class AccuracyEvidence:
 
 @gate("accuracy")
 def judge_accuracy(evidence: AccuracyEvidence) -> tuple[Verdict, ...]:
-    """One verdict `accuracy` (fraction): the drop, its paired interval, and the limit."""
+    """One verdict `accuracy`: the drop, as a fraction or in the metric's unit, and its interval."""
     lacking = _lacking(evidence)
     if lacking is not None or evidence.dense is None or evidence.pruned is None:
         return (_verdict(evidence, "inconclusive", None, None, lacking or _NO_LABELS),)
@@ -206,12 +206,13 @@ def _verdict(
     interval: tuple[float, float] | None,
     why: str,
 ) -> Verdict:
+    own = evidence.counts is None and evidence.dense is not None
     return Verdict(
         gate="accuracy",
         outcome=outcome,
         observed=drop,
         limit=evidence.largest_drop,
-        unit="fraction",
+        unit="metric" if own else "fraction",
         interval=interval,
         count=_samples(evidence),
         why=why,

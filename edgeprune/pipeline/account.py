@@ -54,6 +54,7 @@ def report_of(job: Job, pruning: Pruning, delivery: Delivery, judgement: Judgeme
             () if paired is None else paired.candidate,
         ),
         speedup=None if found is None else Speedup(**asdict(found)),
+        metric="accuracy" if job.data.metric is None else "own",
         guard=_guard(job),
         rounds=pruning.rounds,
         groups=tuple(

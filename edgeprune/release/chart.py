@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from edgeprune.release.report import Report, Round
-from edgeprune.release.wording import milliseconds, percent
+from edgeprune.release.report import Metric, Report, Round
+from edgeprune.release.wording import milliseconds, percent, score
 
 WIDTH, HEIGHT = 360.0, 220.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 350.0, 14.0, 184.0
@@ -87,12 +87,12 @@ def accuracy_chart(report: Report) -> Chart | None:
     guard = report.guard
     if guard is not None:
         values += [guard.dense_accuracy, guard.dense_accuracy - guard.max_accuracy_drop]
-    y, y_ticks = _vertical(values)
+    y, y_ticks = _vertical(values, report.metric)
     x = Axis(low=-0.3, high=len(report.rounds) + 0.3, start=LEFT, end=RIGHT)
-    marks = [] if guard is None else [_dense_mark(x.at(0), y, guard.dense_accuracy)]
+    marks = [] if guard is None else [_dense_mark(x.at(0), y, guard.dense_accuracy, report.metric)]
     for index, row in enumerate(report.rounds, start=1):
         for style, value in _moments(row):
-            said = f"round {row.round}, {style}: {percent(value)}"
+            said = f"round {row.round}, {style}: {score(value, report.metric)}"
             marks.append(Mark(x=x.at(index), y=y.at(value), style=style, text=said))
     numbers = ["dense", *(str(row.round) for row in report.rounds)]
     return Chart(
@@ -120,15 +120,15 @@ def tradeoff_chart(report: Report) -> Chart | None:
     values = [value for _, _, value in kept]
     if guard is not None:
         values += [guard.dense_accuracy, guard.dense_accuracy - guard.max_accuracy_drop]
-    y, y_ticks = _vertical(values)
+    y, y_ticks = _vertical(values, report.metric)
     places = [cost for _, cost, _ in kept] + ([costs.dense] if costs.dense is not None else [])
     x, x_ticks = _horizontal(places, costs)
     marks = []
     if guard is not None and costs.dense is not None:
-        marks.append(_dense_mark(x.at(costs.dense), y, guard.dense_accuracy))
+        marks.append(_dense_mark(x.at(costs.dense), y, guard.dense_accuracy, report.metric))
     for row, cost, value in kept:
         style: Style = "recovered" if row.accepted else "rejected"
-        said = f"round {row.round}: {percent(value)} at {costs.say(cost)}"
+        said = f"round {row.round}: {score(value, report.metric)} at {costs.say(cost)}"
         marks.append(Mark(x=x.at(cost), y=y.at(value), style=style, text=said))
     return Chart(
         title=f"Accuracy against {costs.title}",
@@ -177,11 +177,11 @@ def _costs(report: Report) -> Costs:
     )
 
 
-def _vertical(values: list[float]) -> tuple[Axis, tuple[Tick, ...]]:
+def _vertical(values: list[float], metric: Metric) -> tuple[Axis, tuple[Tick, ...]]:
     ticks = nice_ticks(min(values), max(values))
     axis = Axis(low=ticks[0], high=ticks[-1], start=BOTTOM, end=TOP)
     digits = 0 if ticks[1] - ticks[0] >= 0.01 - 1e-12 else 1
-    texts = (percent(value, digits).replace(" ", "\u202f") for value in ticks)
+    texts = (score(value, metric, digits).replace(" ", "\u202f") for value in ticks)
     return axis, tuple(
         Tick(at=axis.at(value), text=text) for value, text in zip(ticks, texts, strict=True)
     )
@@ -212,8 +212,8 @@ def _taken(row: Round) -> list[float]:
     return [value for _, value in _moments(row)]
 
 
-def _dense_mark(x: float, y: Axis, accuracy: float) -> Mark:
-    return Mark(x=x, y=y.at(accuracy), style="dense", text=f"dense: {percent(accuracy)}")
+def _dense_mark(x: float, y: Axis, accuracy: float, metric: Metric) -> Mark:
+    return Mark(x=x, y=y.at(accuracy), style="dense", text=f"dense: {score(accuracy, metric)}")
 
 
 def _limit(report: Report, y: Axis) -> Tick | None:
@@ -221,7 +221,7 @@ def _limit(report: Report, y: Axis) -> Tick | None:
     if guard is None:
         return None
     lowest = guard.dense_accuracy - guard.max_accuracy_drop
-    return Tick(at=y.at(lowest), text=f"guard {percent(lowest)}")
+    return Tick(at=y.at(lowest), text=f"guard {score(lowest, report.metric)}")
 
 
 def _lines(marks: list[Mark]) -> tuple[tuple[Style, str], ...]:

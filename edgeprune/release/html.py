@@ -38,7 +38,7 @@ def html(report: Report) -> str:
         words=wording.OUTCOME_WORDS,
         sentence=wording.sentence_of_outcome(report),
         headline=wording.headline(report),
-        comparison=wording.comparison(report.dense, report.pruned),
+        comparison=wording.comparison(report.dense, report.pruned, report.metric),
         charts=tuple(c for c in (accuracy_chart(report), tradeoff_chart(report)) if c is not None),
         widest=max((group.before for group in report.groups), default=1) or 1,
         pins=pin_reasons(report.pins),
@@ -73,6 +73,7 @@ def _template() -> jinja2.Template:
     environment.filters.update(
         figure=wording.figure,
         percent=wording.percent,
+        score=wording.score,
         count=wording.count,
         quantity=wording.quantity,
         span=wording.span,

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edgeprune.gates.verdict import Outcome, Verdict
 
+Metric: TypeAlias = Literal["accuracy", "own"]
 Scalar: TypeAlias = str | int | float | bool | None
 
 EXIT_CODES: dict[Outcome, int] = {"pass": 0, "fail": 1, "inconclusive": 3}
@@ -152,6 +153,9 @@ class Report(Row):
     dense: Figures = Field(description="The model as it came.")
     pruned: Figures | None = Field(description="What is delivered; null: nothing is.")
     speedup: Speedup | None = Field(default=None, description="null: not measured.")
+    metric: Metric = Field(
+        default="accuracy", description="What the accuracies are: shares, or a metric of one's own."
+    )
     guard: Guard | None = Field(default=None, description="null: no labels to judge by.")
     rounds: tuple[Round, ...] = Field(default=(), description="In order.")
     groups: tuple[GroupWidth, ...] = Field(default=(), description="Widths before and after.")

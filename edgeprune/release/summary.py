@@ -13,6 +13,7 @@ from edgeprune.release.wording import (
     headline,
     percent,
     quantity,
+    score,
     sentence_of_outcome,
     span,
 )
@@ -42,15 +43,18 @@ def summary(report: Report) -> str:
                 for verdict in report.verdicts
             ],
         ),
-        _table(("", "Dense", "Pruned", "Change"), list(comparison(report.dense, report.pruned))),
+        _table(
+            ("", "Dense", "Pruned", "Change"),
+            list(comparison(report.dense, report.pruned, report.metric)),
+        ),
         _table(
             ("Round", "Kept", "Removed", "Recovered", "Proof error", "Accepted"),
             [
                 (
                     str(row.round),
                     percent(row.keep_fraction, 0),
-                    percent(row.accuracy.removed),
-                    percent(row.accuracy.recovered),
+                    score(row.accuracy.removed, report.metric),
+                    score(row.accuracy.recovered, report.metric),
                     "-" if row.proof is None else figure(row.proof.error, 2),
                     "yes" if row.accepted else "no",
                 )

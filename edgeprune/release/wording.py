@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeprune.gates.verdict import Outcome
-from edgeprune.release.report import Figures, Report
+from edgeprune.release.report import Figures, Metric, Report
 
 OUTCOME_WORDS: dict[Outcome, str] = {
     "pass": "Passed",
@@ -21,6 +21,18 @@ def count(value: int | None) -> str:
 def percent(share: float | None, digits: int = 2) -> str:
     """0.9123 -> '91.23 %'."""
     return NOT_MEASURED if share is None else f"{100 * share:.{digits}f} %"
+
+
+def score(value: float | None, metric: Metric, digits: int = 2) -> str:
+    """A value of the metric: 0.91 -> '91.00 %'; of one's own, whose unit nobody knows, '0.91'."""
+    return percent(value, digits) if metric == "accuracy" else figure(value)
+
+
+def score_change(before: float | None, after: float | None, metric: Metric) -> str:
+    """(0.91, 0.9) -> '-1.00 points'; of a metric of one's own '-0.01'."""
+    if metric == "accuracy" or before is None or after is None:
+        return points(before, after)
+    return f"{after - before:+.4g}"
 
 
 def milliseconds(value: float | None) -> str:
@@ -106,13 +118,16 @@ def headline(report: Report) -> str:
         interval = bracket((report.speedup.low, report.speedup.high))
         parts.append(f"{figure(report.speedup.ratio, 3)} times faster {interval}")
     if dense.accuracy is not None and pruned.accuracy is not None:
-        parts.append(f"accuracy {points(dense.accuracy, pruned.accuracy)}")
+        name = "accuracy" if report.metric == "accuracy" else "metric"
+        parts.append(f"{name} {score_change(dense.accuracy, pruned.accuracy, report.metric)}")
     parts.append(f"parameters {change(dense.params, pruned.params)}")
     parts.append(f"multiply-accumulates {change(dense.macs, pruned.macs)}")
     return ", ".join(parts)
 
 
-def comparison(dense: Figures, pruned: Figures | None) -> tuple[tuple[str, str, str, str], ...]:
+def comparison(
+    dense: Figures, pruned: Figures | None, metric: Metric = "accuracy"
+) -> tuple[tuple[str, str, str, str], ...]:
     """Rows (what, dense, pruned, change) of the key figures; what nobody measured is left out."""
     after = pruned or Figures(params=0, macs=0)
     before_ms, after_ms = (
@@ -120,10 +135,10 @@ def comparison(dense: Figures, pruned: Figures | None) -> tuple[tuple[str, str, 
     )
     rows = [
         (
-            "Accuracy (test)",
-            percent(dense.accuracy),
-            percent(after.accuracy),
-            points(dense.accuracy, after.accuracy),
+            "Accuracy (test)" if metric == "accuracy" else "Metric (test)",
+            score(dense.accuracy, metric),
+            score(after.accuracy, metric),
+            score_change(dense.accuracy, after.accuracy, metric),
         ),
         (
             "Latency, median",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import onnxruntime as ort
@@ -144,6 +145,18 @@ def test_a_regression_with_dicts_keeps_its_error(regression):
     value = session.run(None, feeds)[0]
     rmse = np.sqrt(np.mean((value - data.test.target) ** 2))
     assert report["pruned"]["accuracy"] == pytest.approx(-rmse, rel=1e-5)
+    assert (report["metric"], verdict["unit"]) == ("own", "metric")
+
+
+def test_an_error_is_not_shown_as_a_percentage(regression):
+    """The page, its charts and the summary show a metric of one's own as the number it is."""
+    out = regression / "out"
+    shown = f"{json.loads((out / 'report.json').read_text())['pruned']['accuracy']:.4g}"
+
+    for name in ("summary.md", "report.html"):
+        text = (out / name).read_text().replace("\u202f", " ").replace("\\", "")
+        assert shown in text
+        assert not re.search(r"-\d+(\.\d+)? %</text>|-\d\d\.\d\d %|[0-9] points", text), name
 
 
 def test_an_archive_without_labels_is_judged_in_all_but_accuracy(regression):
