@@ -11,7 +11,7 @@ from edgeprune.cli.tables import table
 from edgeprune.release.wording import count, percent, size
 
 if TYPE_CHECKING:
-    from edgeprune.pipeline.dry_run import Outlook
+    from edgeprune.pipeline.dry_run import Outlook, Span
 
 
 def tables(outlook: Outlook) -> tuple[Table | str, ...]:
@@ -34,8 +34,8 @@ def tables(outlook: Outlook) -> tuple[Table | str, ...]:
     times = [
         ("training", _duration(outlook.training_seconds)),
         ("analysis, proof, validation, export", _duration(outlook.checking_seconds)),
-        ("latency, at most", _duration(outlook.measuring_seconds)),
-        ("memory of this process so far", size(outlook.peak_memory_bytes)),
+        ("latency", _span(outlook.measuring_seconds)),
+        ("memory at its peak", size(outlook.peak_memory_bytes)),
     ]
     return (
         table("Rounds", ("", "units kept", "parameters", "MACs"), rounds, "l r r r"),
@@ -54,7 +54,7 @@ def headline(outlook: Outlook) -> str:
     return (
         f"{outlook.model} for {outlook.target}: {_share(last.macs, outlook.dense.macs)} of the "
         f"MACs, {_share(last.params, outlook.dense.params)} of the parameters would stay; about "
-        f"{_duration(outlook.seconds)}; nothing was written"
+        f"{_span(outlook.seconds)}; nothing was written"
     )
 
 
@@ -84,10 +84,11 @@ def as_json(outlook: Outlook) -> JsonValue:
         "pins": outlook.pins,
         "notes": list(outlook.notes),
         "estimate": {
-            "seconds": outlook.seconds,
+            "seconds": outlook.seconds.most,
+            "least_seconds": outlook.seconds.least,
             "training_seconds": outlook.training_seconds,
             "checking_seconds": outlook.checking_seconds,
-            "measuring_seconds": outlook.measuring_seconds,
+            "measuring_seconds": outlook.measuring_seconds.most,
             "peak_memory_bytes": outlook.peak_memory_bytes,
         },
     }
@@ -95,6 +96,12 @@ def as_json(outlook: Outlook) -> JsonValue:
 
 def _share(after: int, before: int) -> str:
     return percent(after / before if before else None, 0)
+
+
+def _span(seconds: Span) -> str:
+    """'20 s to 1 min 5 s', or one duration where both ends read the same."""
+    ends = dict.fromkeys((_duration(seconds.least), _duration(seconds.most)))
+    return " to ".join(ends)
 
 
 def _duration(seconds: float) -> str:

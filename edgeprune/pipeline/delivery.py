@@ -47,10 +47,10 @@ def deliver(job: Job, pruning: Pruning, staging: Path, work: Path, progress: Pro
     """
     origin = _origin(job, pruning)
     progress.stage("export the dense model")
-    dense = _export(job, job.dense.captured, work / DENSE, origin)
+    dense = export_captured(job, job.dense.captured, work / DENSE, origin)
     progress.stage("export the pruned model")
     captured = pruning.state.analysis.captured
-    pruned = _export(job, captured, staging / MODEL, origin)
+    pruned = export_captured(job, captured, staging / MODEL, origin)
     pruning.plan.save(staging / PLAN)
     try:
         save(captured.module, staging)
@@ -62,9 +62,10 @@ def deliver(job: Job, pruning: Pruning, staging: Path, work: Path, progress: Pro
     return Delivery(dense=dense, pruned=pruned, parity=record)
 
 
-def _export(
+def export_captured(
     job: Job, captured: Captured, path: Path, origin: tuple[tuple[str, str], ...]
 ) -> Artifact:
+    """Export as the recipe says; `origin` goes into the metadata."""
     return export(
         captured.module,
         path,

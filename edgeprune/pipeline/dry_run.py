@@ -1,49 +1,35 @@
 """A run that is only thought through: what would go, in which steps, and about how long it takes.
 
-The model and the data are loaded, analyzed and planned as a run does at its start, and a few
-training steps on a copy are timed. Nothing is written, trained or delivered.
+The model and the data are loaded, analyzed and planned as a run does at its start; then each step
+of a run is carried out once, with a few steps instead of epochs. What was made is thrown away.
 """
 
 from __future__ import annotations
 
-import copy
 import resource
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
 
-from edgeprune.measure.settings import Settings as Measuring
 from edgeprune.pipeline.goal import Goal, goal_of
-from edgeprune.pipeline.preparation import Job, can_measure, chosen_target, prepare
+from edgeprune.pipeline.preparation import Job, chosen_target, prepare
 from edgeprune.pipeline.progress import Progress, Silent
-from edgeprune.pipeline.round import (
-    reanalyzed,
-    recovery_settings,
-    request_of,
-    scores_of,
-    validated,
-)
+from edgeprune.pipeline.rehearsal import Rehearsal, rehearse
+from edgeprune.pipeline.round import request_of, scores_of
 from edgeprune.pipeline.seeding import seeded
 from edgeprune.pipeline.speed import require_reachable
 from edgeprune.pipeline.widths import wanted_plan
 from edgeprune.planning.cost import Cost
 from edgeprune.planning.plan import Plan
-from edgeprune.recipe.data import Batch, Split
 from edgeprune.recipe.schema import Recipe
-from edgeprune.recover.finetune import finetune
 from edgeprune.recover.schedule import step_count
+from edgeprune.scoring.scores import Scores
 from edgeprune.surgery.forecast import forecast
 
-_TRIAL_STEPS = 4
 # A step costs a pass of the student, about two of its backward, and one of the teacher.
 _STUDENT_SHARE = 0.75
-# Analysis, proof and reading back what was written, in passes of the analysis.
-_ANALYSES_A_ROUND = 4
-# Two exports to ONNX and the proof of the whole, likewise.
-_ANALYSES_AT_THE_END = 8
-_MIB = 2**20
+# A search for a speedup is a bisection of at most 63 candidates, begun near its end.
+_CANDIDATES = (1, 6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +41,21 @@ class PlannedRound:
     cost: Cost
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Seconds. A measurement ends when its interval is narrow: the machine's noise decides."""
+
+    least: float
+    most: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Outlook:
-    """What a run would do. Times in seconds are estimates from a few timed steps."""
+    """What a run would do.
+
+    Times are estimates in seconds, from steps that were carried out once. peak_memory_bytes: the
+    most that this process held in all of them, and a process that measures latency beside it.
+    """
 
     model: str
     target: str
@@ -69,13 +67,16 @@ class Outlook:
     notes: tuple[str, ...]
     training_seconds: float
     checking_seconds: float
-    measuring_seconds: float
+    measuring_seconds: Span
     peak_memory_bytes: int
 
     @property
-    def seconds(self) -> float:
+    def seconds(self) -> Span:
         """The whole run."""
-        return self.training_seconds + self.checking_seconds + self.measuring_seconds
+        rest = self.training_seconds + self.checking_seconds
+        return Span(
+            least=rest + self.measuring_seconds.least, most=rest + self.measuring_seconds.most
+        )
 
 
 def dry_run(
@@ -87,23 +88,29 @@ def dry_run(
         job = prepare(recipe, chosen_target(recipe, target), None, progress)
         progress.stage("plan")
         goal, notes = _goal(job)
-        rounds, plan = _rounds(job, goal)
-        progress.stage("time a few steps")
-        training = _training_seconds(job, goal, rounds)
-        checking = _checking_seconds(job, len(rounds))
+        start = time.perf_counter()
+        scores = scores_of(job, job.dense, 1)
+        scoring = time.perf_counter() - start
+        plans = _plans(job, goal, scores)
+        costs = [forecast(job.dense, plan) for plan in plans]
+        tried = rehearse(job, plans[0], progress)
     return Outlook(
         model=job.model_name,
         target=job.target.name,
         dense=goal.dense,
         dense_accuracy=job.dense_accuracy,
-        rounds=rounds,
-        plan=plan,
+        rounds=tuple(
+            PlannedRound(number=number, unit_keep_fraction=plan.unit_keep_fraction, cost=figures)
+            for number, (plan, figures) in enumerate(zip(plans, costs, strict=True), start=1)
+        ),
+        plan=plans[-1],
         pins=len(job.dense.pins),
         notes=notes,
-        training_seconds=training,
-        checking_seconds=checking,
-        measuring_seconds=_measuring_seconds(job.measuring) if can_measure(job.target) else 0.0,
-        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        training_seconds=_training_seconds(job, goal.dense, costs, tried),
+        checking_seconds=_checking_seconds(len(plans), tried, scoring),
+        measuring_seconds=_measuring_seconds(job, tried),
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        + tried.timed_process_bytes,
     )
 
 
@@ -123,71 +130,52 @@ def _goal(job: Job) -> tuple[Goal, tuple[str, ...]]:
     return goal_of(budget.kind, budget.value, job.dense, units=None), ()
 
 
-def _rounds(job: Job, goal: Goal) -> tuple[tuple[PlannedRound, ...], Plan]:
-    """Each round's widths by the dense model's scores, and the last one's plan."""
-    scores = scores_of(job, job.dense, 1)
+def _plans(job: Job, goal: Goal, scores: Scores) -> list[Plan]:
+    """What each round leaves by the dense model's scores."""
 
     def planner(share: float) -> Plan:
         return wanted_plan(job.dense, None, scores, request_of(job, share))
 
-    found = []
     total = job.recipe.prune.rounds
-    for number in range(1, total + 1):
-        position = float(Fraction(number, total))
-        plan = planner(goal.keep_fraction(position, job.dense, planner))
-        found.append(
-            PlannedRound(
-                number=number,
-                unit_keep_fraction=plan.unit_keep_fraction,
-                cost=forecast(job.dense, plan),
-            )
-        )
-    return tuple(found), plan
+    positions = [float(Fraction(number, total)) for number in range(1, total + 1)]
+    return [planner(goal.keep_fraction(at, job.dense, planner)) for at in positions]
 
 
-def _training_seconds(job: Job, goal: Goal, rounds: tuple[PlannedRound, ...]) -> float:
-    """All epochs, from a few timed steps of the dense model; smaller students take less."""
+def _training_seconds(job: Job, dense: Cost, rounds: list[Cost], tried: Rehearsal) -> float:
+    """All epochs; the student that was timed is the first round's, later ones take less."""
     recover = job.recipe.recover
-    if recover.epochs == 0 and recover.final_epochs == 0:
-        return 0.0
-    student, teacher = copy.deepcopy(job.dense.captured.module), job.dense.captured.module
-    settings = recovery_settings(job, 1.0, 0)
-    finetune(student, teacher, _First(job.data.train, 1), settings, job.data.loss)  # warms up
-    few = _First(job.data.train, _TRIAL_STEPS)
-    done = finetune(student, teacher, few, settings, job.data.loss)
-    a_step = done.seconds / max(1, done.steps)
-    steps = step_count(job.data.train, 1.0)
-    shares = [row.cost.macs / max(1, goal.dense.macs) for row in rounds]
+    shares = [row.macs / max(1, dense.macs) for row in rounds]
     passes = [(share, recover.epochs) for share in shares] + [(shares[-1], recover.final_epochs)]
-    teaching = 1 - _STUDENT_SHARE
-    return sum(
-        epochs * steps * a_step * (teaching + _STUDENT_SHARE * share) for share, epochs in passes
+    a_pass = step_count(job.data.train, 1.0) * tried.training_step
+    return sum(epochs * a_pass * _step(share) / _step(shares[0]) for share, epochs in passes)
+
+
+def _step(share: float) -> float:
+    """The time of a step as a share of the dense student's, by the student's MACs."""
+    return (1 - _STUDENT_SHARE) + _STUDENT_SHARE * share
+
+
+def _checking_seconds(rounds: int, tried: Rehearsal, scoring: float) -> float:
+    """Everything between the epochs and after them, as one_round, _finally and deliver do it."""
+    a_round = tried.removal + tried.repair + 3 * tried.validation + 2 * tried.analysis + scoring
+    the_end = tried.removal + tried.validation + 2 * tried.analysis + 2 * tried.export
+    return rounds * a_round + the_end
+
+
+def _peak_of_this_process() -> int:
+    """Bytes; Linux counts in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _measuring_seconds(job: Job, tried: Rehearsal) -> Span:
+    """Pairs of fresh processes, as slow as the dense one; also of the candidates of a speedup."""
+    settings, pair = job.measuring, 2 * tried.timed_process
+    least, most = settings.least_pairs * pair, settings.most_pairs * pair
+    if job.recipe.prune.budget.kind != "speedup":
+        return Span(least=least, most=most)
+    few, many = _CANDIDATES
+    exports = 2 * tried.export
+    return Span(
+        least=least + few * (least + exports),
+        most=most + many * (most + exports),
     )
-
-
-class _First:
-    """The first batches of a split, re-iterable."""
-
-    def __init__(self, split: Split, count: int) -> None:
-        self._split, self._count = split, count
-
-    def __iter__(self) -> Iterator[Batch]:
-        return islice(iter(self._split), self._count)
-
-
-def _checking_seconds(job: Job, rounds: int) -> float:
-    """Everything between the epochs, from one analysis and one validation of the dense model."""
-    start = time.perf_counter()
-    reanalyzed(job, job.dense.captured.module)
-    analyzed = time.perf_counter()
-    validated(job, job.dense.captured.module)
-    validation = time.perf_counter() - analyzed
-    analysis = analyzed - start
-    return (
-        rounds * (_ANALYSES_A_ROUND * analysis + 3 * validation) + _ANALYSES_AT_THE_END * analysis
-    )
-
-
-def _measuring_seconds(settings: Measuring) -> float:
-    """Pairs of fresh processes: about half a second each to start, then the timed runs."""
-    return 2 * settings.most_pairs * (0.5 + settings.seconds)

@@ -103,7 +103,7 @@ def _carry_out(
     small = shrink(state.analysis, smaller)
     proof = prove(state.analysis, smaller, small, seed=job.seed).require()
     removed = validated(job, small)
-    repaired = _repair_(job, state.analysis, smaller, small, progress)
+    repaired = repair_(job, state.analysis, smaller, small, progress)
     recover_(job, small, job.recipe.recover.epochs, step.number, progress)
     trained = job.recipe.recover.epochs > 0
     recovered = validated(job, small) if trained or repaired is None else repaired
@@ -195,7 +195,7 @@ def proof_row(proof: Proof) -> RoundProof:
     )
 
 
-def _repair_(
+def repair_(
     job: Job, before: Analysis, smaller: Plan, small: CapturedModule, progress: Progress
 ) -> float | None:
     """Refit `small` in place on calibration inputs; its accuracy, None without repair or labels."""

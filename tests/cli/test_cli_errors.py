@@ -87,15 +87,21 @@ def finishing(outcome, seen):
         (errors.UserCodeError("c"), 2),
         (errors.PlanError("p"), 2),
         (errors.ModelNotSupported("m"), 4),
+        (errors.NothingToRemove("n"), 4),
         (errors.EnvironmentFailed("e"), 5),
         (errors.InternalError("i"), 70),
         (errors.ProofFailed("f"), 70),
         (ValueError("unexpected"), 70),
         (KeyboardInterrupt(), 130),
+        (SystemExit(0), 2),
+        (SystemExit(3), 2),
     ],
 )
 def test_each_error_has_its_exit_code(recipe, pipeline, error, code):
-    """The exit code is the error's; anything unexpected is an internal error."""
+    """The exit code is the error's; anything unexpected is an internal error.
+
+    A user's sys.exit ends nothing with the code of a verdict.
+    """
     pipeline(raising(error))
     result = CliRunner().invoke(app, ["run", str(recipe)])
 

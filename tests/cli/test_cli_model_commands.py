@@ -22,6 +22,16 @@ def build():
     return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
 """
 
+QUITTER = """
+import sys
+from torch import nn
+
+
+class Quitter(nn.Module):
+    def forward(self, x):
+        sys.exit(0)
+"""
+
 
 @pytest.fixture
 def spec(tmp_path):
@@ -118,3 +128,30 @@ def test_prune_explains_what_it_cannot_do(spec, args, part):
 
     assert result.exit_code == 2
     assert part in result.stderr
+
+
+def test_a_model_that_ends_the_program_is_the_users_mistake(tmp_path):
+    """sys.exit(0) in forward is no success: exit code 2, with the line."""
+    (tmp_path / "quitter.py").write_text(QUITTER)
+    result = CliRunner().invoke(
+        app, ["inspect", f"{tmp_path / 'quitter.py'}:Quitter", "--input", "2x6"]
+    )
+
+    assert result.exit_code == 2
+    assert "quitter.py:8" in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_model_without_anything_to_remove_is_told_as_that(tmp_path):
+    """Inputs and outputs are the caller's: one linear layer has nothing else. Exit code 4."""
+    (tmp_path / "alone.py").write_text(
+        "from torch import nn\ndef build():\n    return nn.Linear(6, 3)\n"
+    )
+    spec = f"{tmp_path / 'alone.py'}:build"
+    result = CliRunner().invoke(
+        app, ["prune", spec, "--input", "2x6", "--out", str(tmp_path / "o")]
+    )
+
+    assert result.exit_code == 4
+    assert "NothingToRemove" in result.stderr
+    assert not (tmp_path / "o").exists()

@@ -250,10 +250,15 @@ def _value(name, dtype=TensorProto.FLOAT, shape=("batch", 3, 8, 9)):
         (_value("x", shape=("batch", 8, 9, 3)), "has the layout ?x8x9x3, expected ?x3x8x9"),
         (_value("x", shape=(1, 3, 8, 9)), "axis 0 is fixed at 1, expected dynamic"),
         (_value("x", shape=("batch", 3, "h", 9)), "axis 2 is dynamic, expected fixed at 8"),
+        (_value("x", shape=(-1, 3, 8, 9)), None),
+        (_value("x", shape=(0, 3, 8, 9)), None),
     ],
 )
 def test_the_contract_names_every_difference(tmp_path, port, problem):
-    """Names, dtypes, rank, layout, fixed and dynamic axes; another symbol is no difference."""
+    """Names, dtypes, rank, layout, fixed and dynamic axes.
+
+    Another symbol is no difference, nor is -1 or 0, which old exporters write for a dynamic axis.
+    """
     interfaces = [
         interface_of(
             onnx.load(
@@ -328,19 +333,28 @@ def test_an_operator_set_that_is_too_new_fails(make_linear):
 
 
 @pytest.mark.parametrize(
-    "limits",
+    ("limits", "gate"),
     [
-        Limits(size_mib=0.0),
-        Limits(latency=LatencyLimits(p50_ms=0.0)),
-        Limits(latency=LatencyLimits(p90_ms=0.0)),
+        (Limits(size_mib=0.0), "size"),
+        (Limits(latency=LatencyLimits(p50_ms=0.0)), "latency"),
+        (Limits(latency=LatencyLimits(p90_ms=0.0)), "latency_p90"),
     ],
 )
-def test_a_limit_of_zero_is_a_limit(make_linear, limits):
+def test_a_limit_of_zero_is_a_limit(make_linear, limits, gate):
     """Zero is not "no limit": nothing meets it, whatever the target's own budget allows."""
     generous = TargetBudget(p50_ms=1e6, p90_ms=1e6, model_mib=1e6)
     target = LOCAL.model_copy(update={"budget": generous})
-    verdicts, _ = _check(make_linear(np.eye(3)), target, limits=limits)
-    asked = {"size_mib": "size"}.get("size_mib" if limits.size_mib is not None else "", "latency")
 
-    judged = [v for name, v in verdicts.items() if name.startswith(asked) and v.limit == 0.0]
-    assert [verdict.outcome for verdict in judged] == ["fail"]
+    verdicts, _ = _check(make_linear(np.eye(3)), target, limits=limits)
+
+    assert (verdicts[gate].limit, verdicts[gate].outcome) == (0.0, "fail")
+
+
+def test_what_no_gate_judges_of_a_budget_is_named(make_linear):
+    """A profile's limits that nothing judges are said, and only those that it sets."""
+    budget = TargetBudget(p50_ms=1e6, load_ms=5.0, peak_rss_mib=64.0)
+    target = LOCAL.model_copy(update={"budget": budget})
+
+    _, said = _check(make_linear(np.eye(3)), target)
+
+    assert "of the target's budget: load_ms, peak_rss_mib" in said

@@ -61,3 +61,13 @@ def test_a_fixed_batch_is_said():
 
     assert not captured.dynamic_batch
     assert any("fixes its batch size" in note for note in captured.lost)
+
+
+def test_weights_without_values_are_refused():
+    """A model made on the meta device has shapes only: the first such tensor is named."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    model[0] = nn.Linear(4, 3)
+
+    with pytest.raises(UsageError, match=r"at 1\.weight: .* one on the meta device"):
+        capture(model, (noise(2, 4),))

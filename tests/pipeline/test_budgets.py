@@ -11,7 +11,6 @@ from edgeprune.measure.samples import Ratio
 from edgeprune.pipeline import budget, speed
 from edgeprune.pipeline import round as one_round
 from edgeprune.pipeline.budget import budget_verdict
-from edgeprune.pipeline.dry_run import dry_run
 from edgeprune.pipeline.preparation import chosen_target, prepare
 from edgeprune.pipeline.progress import Silent
 from edgeprune.pipeline.round import fresh_batches
@@ -256,19 +255,3 @@ def test_scores_are_estimated_on_fresh_samples_every_round():
     labels = [[t for _, t in fresh_batches(arrays, skip=4 * n, samples=4)] for n in range(3)]
 
     assert labels == [[0, 1], [2, 0], [1, 2]]
-
-
-def test_a_dry_run_foretells_the_rounds_and_writes_nothing(task, rounds_of):
-    """By l1 without training, the foretold MACs and parameters are those of the run."""
-    path = task(_budget("macs_fraction = 0.4"))
-    before = {p.name for p in path.parent.iterdir()} | {"passes.txt", "__pycache__"}
-
-    outlook = dry_run(load_recipe(path))
-
-    done = rounds_of(path)
-    assert [(r.cost.params, r.cost.macs) for r in outlook.rounds] == [
-        (r.params, r.macs) for r in done.rounds
-    ]
-    assert outlook.seconds > 0
-    assert outlook.peak_memory_bytes > 2**20
-    assert {p.name for p in path.parent.iterdir()} <= before

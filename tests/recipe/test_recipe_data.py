@@ -192,3 +192,21 @@ def test_an_empty_or_half_labelled_split_is_refused(split):
     """Evaluation needs batches, and labels on all of them or on none."""
     with pytest.raises(DataError, match="evaluating at a split"):
         evaluate(Named(), split)
+
+
+def test_a_split_that_cannot_say_its_length_is_read_all_the_same():
+    """A DataLoader of an IterableDataset has a `__len__` that raises TypeError; zero is refused."""
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield from torch.arange(40.0).reshape(8, 5)
+
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=4, collate_fn=_unlabelled)
+
+    check_data(Data(train=batches(), validation=batches(), test=loader, calibration=loader))
+    with pytest.raises(DataError, match="at least one batch"):
+        check_data(Data(train=batches(), validation=batches(), test=[]))
+
+
+def _unlabelled(rows):
+    return torch.stack(rows), None

@@ -36,13 +36,18 @@ def _model(path, weight):
 @pytest.fixture(params=["pass", "fail"])
 def bundle(tmp_path, request):
     """A sealed bundle of a matrix product, whose one gate passed or failed."""
-    out = tmp_path / "out"
+    row = VerdictRow(gate="size", outcome=request.param, observed=1.0, limit=2.0)
+    return _sealed(tmp_path / "out", row)
+
+
+def _sealed(out, row, recorded=1.0):
+    """A bundle with one verdict; the recorded outputs are the model's times `recorded`."""
     staging = staging_folder(out)
     staging.mkdir(parents=True)
     _model(staging / "model.onnx", WEIGHT)
     x = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
-    write_parity(staging / "parity.npz", ParityRecord(inputs={"x": x}, outputs={"y": x @ WEIGHT}))
-    row = VerdictRow(gate="size", outcome=request.param, observed=1.0, limit=2.0)
+    outputs = {"y": recorded * (x @ WEIGHT)}
+    write_parity(staging / "parity.npz", ParityRecord(inputs={"x": x}, outputs=outputs))
     report = Report(
         dense=Figures(params=4, macs=4), pruned=Figures(params=4, macs=4), verdicts=(row,)
     )
@@ -122,3 +127,12 @@ def test_a_link_in_place_of_a_file_is_found(bundle, tmp_path):
 
     files = next(v for v in verify(bundle.path).verdicts if v.gate == "files")
     assert (files.outcome, "model.onnx is a link" in files.why) == ("fail", True)
+
+
+@pytest.mark.parametrize(("limit", "outcome"), [(0.1, "pass"), (1e-4, "fail")])
+def test_parity_is_held_to_the_limit_that_the_build_was_judged_by(tmp_path, limit, outcome):
+    """Outputs 1 % off: fine for a build whose report allows a tenth, not for the usual limit."""
+    row = VerdictRow(gate="parity", outcome="pass", observed=0.01, limit=limit)
+    sealed = _sealed(tmp_path / "out", row, recorded=1.01)
+
+    assert _outcomes(verify(sealed.path))["parity"] == outcome
