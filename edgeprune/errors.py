@@ -4,6 +4,7 @@ EdgepruneError
 ├── UsageError            2   the caller can mend it: command line, recipe, data, user code
 │   ├── RecipeError           a recipe key, value or file
 │   ├── DataError             a split, a batch, a metric or a loss
+│   │   └── OutputsNotFinite      a file answers finite samples with NaN or infinity
 │   ├── UserCodeError         the user's factory, metric or loss raised; the cause is chained
 │   └── PlanError             a plan that does not fit, or asks for what cannot be
 ├── BudgetNotMet          1   the budget is out of reach, whatever is removed
@@ -48,6 +49,10 @@ class RecipeError(UsageError):
 
 class DataError(UsageError):
     """A split is empty, not re-iterable, or its shapes, dtypes or values do not fit."""
+
+
+class OutputsNotFinite(DataError):
+    """A file's outputs are NaN or infinite for samples that are finite; `where` is the file."""
 
 
 class UserCodeError(UsageError):

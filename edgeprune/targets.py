@@ -135,16 +135,22 @@ class Pruning(Section):
 
 
 class TargetBudget(Section):
-    """Limits that come with the device; a recipe may set tighter ones."""
+    """Limits that come with the device; each holds where a recipe or a call sets none."""
 
-    p50_ms: PositiveFloat | None = None
-    p90_ms: PositiveFloat | None = None
-    first_ms: PositiveFloat | None = None
-    load_ms: PositiveFloat | None = None
-    peak_rss_mib: PositiveFloat | None = None
-    model_mib: PositiveFloat | None = None
-    regression_pct: PositiveFloat | None = None
-    accuracy_min_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    p50_ms: PositiveFloat | None = Field(default=None, description="Median latency, ms.")
+    p90_ms: PositiveFloat | None = Field(default=None, description="90th percentile, ms.")
+    first_ms: PositiveFloat | None = Field(default=None, description="First inference, ms.")
+    load_ms: PositiveFloat | None = Field(default=None, description="Making a session, ms.")
+    peak_rss_mib: PositiveFloat | None = Field(
+        default=None, description="Largest resident size of the process that runs it, MiB."
+    )
+    model_mib: PositiveFloat | None = Field(default=None, description="The file, MiB.")
+    regression_pct: PositiveFloat | None = Field(
+        default=None, description="How much slower than the baseline it may be, percent."
+    )
+    accuracy_min_ratio: float | None = Field(
+        default=None, description="Least share of the baseline's accuracy.", gt=0, le=1
+    )
 
 
 class Measure(Section):

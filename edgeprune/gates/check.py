@@ -12,9 +12,10 @@ from pathlib import Path
 
 import onnx
 
-from edgeprune.errors import UsageError
+from edgeprune.errors import OutputsNotFinite, UsageError
 from edgeprune.gates.accuracy import AccuracyEvidence, paired_counts
 from edgeprune.gates.accuracy_min import FloorEvidence
+from edgeprune.gates.accuracy_ratio import RatioEvidence
 from edgeprune.gates.contract import ContractEvidence, interface_of
 from edgeprune.gates.flips import FlipsEvidence, count_flips
 from edgeprune.gates.judging import judge
@@ -32,9 +33,6 @@ from edgeprune.recipe.data import Array, apply_metric, check_labels
 from edgeprune.targets import Target
 
 Say = Callable[[str], None]
-
-# Limits of a device that no gate judges yet; they are named where a profile sets them.
-_UNREAD = ("first_ms", "load_ms", "peak_rss_mib", "accuracy_min_ratio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +103,6 @@ def check(
     stage("compare outputs")
     _judge_parity(request, found)
     _judge_answers(request, found)
-    budget = request.target.budget
-    unread = [name for name in _UNREAD if getattr(budget, name) is not None]
-    if unread:
-        found.not_judged.append(f"of the target's budget: {', '.join(unread)}")
     stage("measure latency")
     times = judge_times(
         request.limits.latency,
@@ -194,19 +188,32 @@ def _judge_parity(request: Request, found: _Findings) -> None:
 def _judge_answers(request: Request, found: _Findings) -> None:
     """Accuracy and flips: everything that needs samples."""
     limits = request.limits
+    ratio = request.target.budget.accuracy_min_ratio
+    if ratio is not None and (request.data is None or request.baseline is None):
+        found.not_judged.append(
+            f"accuracy_ratio: the target asks for {ratio:g} of the baseline's accuracy, and there "
+            f"is no --data with --baseline"
+        )
     if request.data is None:
         found.not_judged.append("accuracy: no --data")
         return
     data = read_samples(request.data)
-    own = _predicted(request.model, data)
     base = None if request.baseline is None else _predicted(request.baseline, data)
+    try:
+        own = _predicted(request.model, data)
+    except OutputsNotFinite as error:  # of the baseline it is a mistake, of a build a verdict
+        found.verdicts.append(_not_finite(error))
+        found.not_judged.append("accuracy and flips: the build's outputs are not numbers")
+        return
     if limits.accuracy_min is not None:
         found.verdicts += judge(
             FloorEvidence(right=_right(own), samples=own.samples, least=limits.accuracy_min)
         )
     if limits.accuracy_drop is not None and base is not None:
         found.verdicts += judge(_drop(base, own, limits))
-    if limits.accuracy_min is None and limits.accuracy_drop is None:
+    if ratio is not None and base is not None:
+        found.verdicts += judge(_ratio(base, own, ratio))
+    if (limits.accuracy_min, limits.accuracy_drop, ratio) == (None, None, None):
         found.not_judged.append("accuracy: no --accuracy-min or --accuracy-drop")
     if base is None:
         return
@@ -223,6 +230,19 @@ def _judge_answers(request: Request, found: _Findings) -> None:
         )
 
 
+def _not_finite(error: OutputsNotFinite) -> Verdict:
+    return Verdict(
+        gate="finite",
+        outcome="fail",
+        observed=None,
+        limit=0.0,
+        unit="differences",
+        interval=None,
+        count=None,
+        why=str(error),
+    )
+
+
 def _predicted(path: Path, data: SampleFile) -> Predictions:
     """Outputs for all samples, in batches that the model takes; NaN is refused."""
     return predict(path, data.batches(_fixed_batch(path)))
@@ -237,16 +257,29 @@ def _fixed_batch(path: Path) -> int | None:
 
 def _drop(base: Predictions, own: Predictions, limits: Limits) -> AccuracyEvidence:
     largest = 0.0 if limits.accuracy_drop is None else limits.accuracy_drop
-    if base.targets is None or own.targets is None:
+    if own.targets is None:
         return AccuracyEvidence(dense=None, pruned=None, largest_drop=largest, samples=own.samples)
     return AccuracyEvidence(
-        dense=apply_metric(None, _scores(base), base.targets),
-        pruned=apply_metric(None, _scores(own), own.targets),
+        dense=_accuracy(base),
+        pruned=_accuracy(own),
         largest_drop=largest,
         counts=paired_counts(_scores(base), _scores(own), own.targets),
         confidence=limits.confidence,
         samples=own.samples,
     )
+
+
+def _ratio(base: Predictions, own: Predictions, least: float) -> RatioEvidence:
+    return RatioEvidence(
+        dense=_accuracy(base), pruned=_accuracy(own), least=least, samples=own.samples
+    )
+
+
+def _accuracy(found: Predictions) -> float | None:
+    """Share of samples whose label has the largest score; None without labels."""
+    if found.targets is None:
+        return None
+    return apply_metric(None, _scores(found), found.targets)
 
 
 def _right(found: Predictions) -> int | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgeprune.errors import DataError
 from edgeprune.gates.judging import judge
 from edgeprune.gates.latency import LatencyEvidence
+from edgeprune.gates.process import ProcessEvidence
 from edgeprune.gates.verdict import Verdict
 from edgeprune.measure.here import how_to_measure, why_not_here
 from edgeprune.measure.lineup import measure_lineup
@@ -24,14 +25,18 @@ _P90 = 90.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyLimits:
-    """Limits of latency; None is not judged, unless the target's own budget has one.
+    """Limits of time and memory; None is not judged, unless the target's own budget has one.
 
-    p50_ms and p90_ms bound percentiles in ms, speedup bounds baseline / build from below.
+    p50_ms and p90_ms bound percentiles in ms, speedup bounds baseline / build from below; load_ms
+    and first_ms bound making a session and its first inference, peak_rss_mib the process in MiB.
     """
 
     p50_ms: float | None = None
     p90_ms: float | None = None
     speedup: float | None = None
+    load_ms: float | None = None
+    first_ms: float | None = None
+    peak_rss_mib: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +62,7 @@ def judge_times(
     Raises DataError for an import that is not of these files or this target, UsageError and
     EnvironmentFailed where measuring fails.
     """
-    asked = _with_budget(limits, target, has_baseline=baseline is not None)
+    asked = with_budget(limits, target, has_baseline=baseline is not None)
     if asked == LatencyLimits():
         return Times(verdicts=(), not_judged=("latency: no limit, and the target has no budget",))
     notes: tuple[str, ...] = ()
@@ -68,28 +73,29 @@ def judge_times(
             saved, imported, _identity(model), None if baseline is None else _identity(baseline)
         )
     elif (reason := why_not_here(target)) is not None:
-        return Times(verdicts=_missing(asked, target, model, reason), not_judged=())
+        return Times(verdicts=not_timed(asked, target, model, reason), not_judged=())
     elif baseline is None:
         paired = measure_lineup([model], target, settings, progress=progress).pair(None, 0)
     else:
         paired = measure_pairs(baseline, model, target, settings, progress=progress)
-    return Times(verdicts=_judged(asked, paired), not_judged=notes)
+    return Times(verdicts=judge_paired(asked, paired), not_judged=notes)
 
 
-def _with_budget(limits: LatencyLimits, target: Target, *, has_baseline: bool) -> LatencyLimits:
+def with_budget(limits: LatencyLimits, target: Target, *, has_baseline: bool) -> LatencyLimits:
     """The call's limits win over those that come with the device."""
     budget = target.budget
     speedup = limits.speedup
     if speedup is None and has_baseline and budget.regression_pct is not None:
         speedup = 1 / (1 + budget.regression_pct / 100)
-    return LatencyLimits(
-        p50_ms=budget.p50_ms if limits.p50_ms is None else limits.p50_ms,
-        p90_ms=budget.p90_ms if limits.p90_ms is None else limits.p90_ms,
-        speedup=speedup,
-    )
+    absolute = {
+        name: getattr(budget, name) if getattr(limits, name) is None else getattr(limits, name)
+        for name in ("p50_ms", "p90_ms", "load_ms", "first_ms", "peak_rss_mib")
+    }
+    return LatencyLimits(speedup=speedup, **absolute)
 
 
-def _judged(asked: LatencyLimits, paired: PairedSamples) -> tuple[Verdict, ...]:
+def judge_paired(asked: LatencyLimits, paired: PairedSamples) -> tuple[Verdict, ...]:
+    """A verdict on every limit there is, from times that were taken."""
     verdicts: tuple[Verdict, ...] = ()
     if asked.p50_ms is not None or asked.speedup is not None:
         evidence = LatencyEvidence(
@@ -98,14 +104,28 @@ def _judged(asked: LatencyLimits, paired: PairedSamples) -> tuple[Verdict, ...]:
         verdicts += judge(evidence)
     if asked.p90_ms is not None:
         verdicts += judge(LatencyEvidence(paired=paired, limit_ms=asked.p90_ms, percentile=_P90))
-    return verdicts
+    return verdicts + judge(
+        ProcessEvidence(
+            processes=paired.candidate,
+            confidence=paired.settings.confidence,
+            load_ms=asked.load_ms,
+            first_ms=asked.first_ms,
+            peak_rss_mib=asked.peak_rss_mib,
+        )
+    )
 
 
-def _missing(asked: LatencyLimits, target: Target, model: Path, reason: str) -> tuple[Verdict, ...]:
+def not_timed(
+    asked: LatencyLimits, target: Target, model: Path, reason: str
+) -> tuple[Verdict, ...]:
+    """Inconclusive for every limit, with the way to measure it; reason: why it was not here."""
     named = (
         ("latency", asked.p50_ms, "ms"),
         ("latency_p90", asked.p90_ms, "ms"),
         ("speedup", asked.speedup, "x"),
+        ("process_load", asked.load_ms, "ms"),
+        ("process_first", asked.first_ms, "ms"),
+        ("process_memory", asked.peak_rss_mib, "MiB"),
     )
     why = (
         f"no time was taken: this machine is not target '{target.name}' ({reason}). "

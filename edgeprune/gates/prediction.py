@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, OutputsNotFinite
 from edgeprune.measure.session import input_dtype, one_line, open_session
 from edgeprune.recipe.data import Array, Outputs, Split, is_several, to_numpy
 from edgeprune.targets import available_cores
@@ -43,7 +43,7 @@ def predict(
     do not touch what is measured elsewhere: this is for outputs, not for times.
 
     Raises UsageError if ONNX Runtime refuses the file, DataError if a batch does not fit it,
-    the split is empty, or only some batches have targets.
+    the split is empty, or only some batches have targets, OutputsNotFinite for NaN in the outputs.
     """
     session = open_session(model, threads=threads or available_cores())
     names = tuple(node.name for node in session.get_outputs())
@@ -159,7 +159,7 @@ def _require_numbers(array: Array, model: Path, where: str) -> None:
     floats = array.astype(np.float64)
     count = int((np.isnan(floats) | np.isposinf(floats)).sum())
     if count:
-        raise DataError(
+        raise OutputsNotFinite(
             f"running the model {model.name} at {where}: expected finite numbers, got {count} NaN "
             f"or infinite for inputs that are finite. Do not ship this file.",
             where=str(model),

@@ -50,6 +50,15 @@ def ratio(paired: PairedSamples, percentile: float = 50.0) -> Ratio:
     )
 
 
+def geometric_mean(values: Sequence[float], confidence: float) -> tuple[float, float, float]:
+    """Mean, low and high: the t-interval of the logs, exponentiated. Values are above 0.
+
+    Raises UsageError for fewer than two values.
+    """
+    interval = _t_interval([math.log(value) for value in values], confidence)
+    return math.exp(interval.centre), math.exp(interval.low), math.exp(interval.high)
+
+
 def latency_ms(
     samples: Sequence[Samples], percentile: float = 50.0, confidence: float = 0.95
 ) -> Latency:
@@ -57,12 +66,12 @@ def latency_ms(
 
     Raises UsageError for fewer than two processes.
     """
-    logs = [math.log(percentile_ms(process, percentile)) for process in samples]
-    interval = _t_interval(logs, confidence)
+    times = [percentile_ms(process, percentile) for process in samples]
+    ms, low_ms, high_ms = geometric_mean(times, confidence)
     return Latency(
-        ms=math.exp(interval.centre),
-        low_ms=math.exp(interval.low),
-        high_ms=math.exp(interval.high),
+        ms=ms,
+        low_ms=low_ms,
+        high_ms=high_ms,
         percentile=percentile,
         processes=len(samples),
         least_runs=min(len(process.times_ms) for process in samples),

@@ -133,12 +133,12 @@ def _from_csv(path: Path, text: str) -> Saved:
 
 
 def _process(times_ms: list[float]) -> Samples:
-    """onnxruntime_perf_test tells neither the file's hash nor its times to load and begin."""
+    """onnxruntime_perf_test tells no hash, no times to load and begin, no memory: "" and 0."""
     return Samples(
         model_sha256="",
         times_ms=tuple(times_ms),
         load_ms=0.0,
-        first_ms=times_ms[0],
+        first_ms=0.0,
         peak_rss_mib=0.0,
         onnxruntime="unknown",
     )

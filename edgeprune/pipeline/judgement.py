@@ -11,12 +11,14 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeprune.errors import DataError
 from edgeprune.gates.accuracy import AccuracyEvidence, paired_counts
+from edgeprune.gates.accuracy_ratio import RatioEvidence
 from edgeprune.gates.judging import judge
-from edgeprune.gates.latency import LatencyEvidence
+from edgeprune.gates.latency_check import LatencyLimits, judge_paired, not_timed, with_budget
 from edgeprune.gates.parity import parity_evidence
 from edgeprune.gates.prediction import Predictions, predict
 from edgeprune.gates.size import SizeEvidence
 from edgeprune.gates.verdict import Verdict
+from edgeprune.measure.here import why_not_here
 from edgeprune.measure.machine import MachineState
 from edgeprune.measure.pairs import measure_pairs
 from edgeprune.measure.samples import PairedSamples, Samples
@@ -84,8 +86,8 @@ def judge_build(
     accuracy = accuracy_evidence(job, dense, pruned)
     verdicts = (
         budget_verdict(job, pruning, paired),
-        *_latency_verdicts(job, paired),
-        *judge(accuracy),
+        *_latency_verdicts(job, delivery, paired),
+        *judge(accuracy, *_ratio_evidence(job, accuracy)),
         *_size_verdicts(job, delivery),
         *judge(
             parity_evidence(delivery.pruned.path, delivery.parity, limit=job.recipe.gates.parity)
@@ -179,6 +181,18 @@ def accuracy_evidence(job: Job, dense: Predictions, pruned: Predictions) -> Accu
     )
 
 
+def _ratio_evidence(job: Job, accuracy: AccuracyEvidence) -> tuple[RatioEvidence, ...]:
+    """What the device asks for beside the recipe's gate."""
+    least = job.target.budget.accuracy_min_ratio
+    if least is None:
+        return ()
+    return (
+        RatioEvidence(
+            dense=accuracy.dense, pruned=accuracy.pruned, least=least, samples=accuracy.samples
+        ),
+    )
+
+
 def _measure(
     job: Job, delivery: Delivery, journal: Journal, progress: Progress
 ) -> PairedSamples | None:
@@ -201,35 +215,16 @@ def _measure(
     return paired
 
 
-def _latency_verdicts(job: Job, paired: PairedSamples | None) -> tuple[Verdict, ...]:
-    gates = job.recipe.gates
-    limit_ms = gates.latency_ms or job.target.budget.p50_ms
-    asked = [(name, v, u) for name, v, u in _limits(limit_ms, gates.speedup) if v is not None]
+def _latency_verdicts(
+    job: Job, delivery: Delivery, paired: PairedSamples | None
+) -> tuple[Verdict, ...]:
+    """The recipe's limits, and those of the device that the recipe does not set."""
+    gates, target = job.recipe.gates, job.target
+    limits = LatencyLimits(p50_ms=gates.latency_ms, speedup=gates.speedup)
+    asked = with_budget(limits, target, has_baseline=True)
     if paired is None:
-        return tuple(_not_reached(job, name, limit, unit) for name, limit, unit in asked)
-    if not asked:
-        return ()
-    return judge(LatencyEvidence(paired=paired, limit_ms=limit_ms, least_speedup=gates.speedup))
-
-
-def _limits(
-    limit_ms: float | None, speedup: float | None
-) -> tuple[tuple[str, float | None, str], ...]:
-    return (("latency", limit_ms, "ms"), ("speedup", speedup, "x"))
-
-
-def _not_reached(job: Job, gate: str, limit: float, unit: str) -> Verdict:
-    return Verdict(
-        gate=gate,
-        outcome="inconclusive",
-        observed=None,
-        limit=limit,
-        unit=unit,
-        interval=None,
-        count=None,
-        why=f"target '{job.target.name}' is not reached from here, so no time was taken. Check the "
-        f"file on the device.",
-    )
+        return not_timed(asked, target, delivery.pruned.path, why_not_here(target) or "")
+    return judge_paired(asked, paired)
 
 
 def _size_verdicts(job: Job, delivery: Delivery) -> tuple[Verdict, ...]:

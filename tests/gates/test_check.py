@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgeprune.errors import DataError, UsageError
+from edgeprune.errors import DataError, OutputsNotFinite, UsageError
 from edgeprune.gates.check import Limits, Request, check
 from edgeprune.gates.contract import Interface, Port, interface_of
 from edgeprune.gates.judging import judge
@@ -210,12 +210,24 @@ def test_a_file_that_holds_no_samples_is_one_clear_error(make_linear, tmp_path, 
         _check(make_linear(np.eye(3)), data=tmp_path / "d.npz", limits=Limits(accuracy_min=0.5))
 
 
-def test_outputs_that_are_nan_are_refused(make_linear, tmp_path):
-    """A model that overflows is named before anything is counted."""
+def test_a_build_that_answers_nan_fails(make_linear, tmp_path):
+    """A build that overflows is a verdict, with the output; nothing of it is counted as right."""
     model = make_linear(np.full((3, 3), 3e38))
 
-    with pytest.raises(DataError, match="output 'y': expected finite numbers"):
-        _check(model, data=_data(tmp_path / "d.npz"), limits=Limits(accuracy_min=0.1))
+    verdicts, said = _check(model, data=_data(tmp_path / "d.npz"), limits=Limits(accuracy_min=0.1))
+
+    assert verdicts["finite"].outcome == "fail"
+    assert "output 'y': expected finite numbers" in verdicts["finite"].why
+    assert "accuracy_min" not in verdicts
+    assert any(note.startswith("accuracy and flips") for note in said)
+
+
+def test_a_baseline_that_answers_nan_is_a_mistake(make_linear, tmp_path):
+    """There is nothing to hold a build against: DataError with the baseline's name."""
+    broken = make_linear(np.full((3, 3), 3e38), "broken.onnx")
+
+    with pytest.raises(OutputsNotFinite, match=r"model broken\.onnx .* output 'y'"):
+        _check(make_linear(np.eye(3)), baseline=broken, data=_data(tmp_path / "d.npz"))
 
 
 def test_a_fixed_batch_gets_whole_batches(make_linear, tmp_path):
@@ -350,11 +362,41 @@ def test_a_limit_of_zero_is_a_limit(make_linear, limits, gate):
     assert (verdicts[gate].limit, verdicts[gate].outcome) == (0.0, "fail")
 
 
-def test_what_no_gate_judges_of_a_budget_is_named(make_linear):
-    """A profile's limits that nothing judges are said, and only those that it sets."""
-    budget = TargetBudget(p50_ms=1e6, load_ms=5.0, peak_rss_mib=64.0)
-    target = LOCAL.model_copy(update={"budget": budget})
+@pytest.mark.parametrize(
+    ("limit", "gate", "outcome"),
+    [
+        ({"load_ms": 1e6}, "process_load", "pass"),
+        ({"load_ms": 1e-6}, "process_load", "fail"),
+        ({"first_ms": 1e6}, "process_first", "pass"),
+        ({"first_ms": 1e-6}, "process_first", "fail"),
+        ({"peak_rss_mib": 1e6}, "process_memory", "pass"),
+        ({"peak_rss_mib": 1.0}, "process_memory", "fail"),
+        ({"p90_ms": 1e-6}, "latency_p90", "fail"),
+    ],
+)
+def test_what_starting_costs_is_judged_where_the_target_sets_it(make_linear, limit, gate, outcome):
+    """load_ms, first_ms and peak_rss_mib of a profile, on processes that ran the build."""
+    target = LOCAL.model_copy(update={"budget": TargetBudget(**limit)})
 
-    _, said = _check(make_linear(np.eye(3)), target)
+    verdicts, _ = _check(make_linear(np.eye(3)), target)
 
-    assert "of the target's budget: load_ms, peak_rss_mib" in said
+    assert verdicts[gate].outcome == outcome
+    assert set(verdicts) == {"operators", gate}
+
+
+def test_a_share_of_the_baselines_accuracy_is_judged_where_the_target_sets_it(
+    make_linear, tmp_path
+):
+    """A build that is right on a third of what the baseline is; without data that is said."""
+    target = LOCAL.model_copy(update={"budget": TargetBudget(accuracy_min_ratio=0.9)})
+    dense, same = make_linear(np.eye(3), "dense.onnx"), make_linear(2 * np.eye(3), "same.onnx")
+    turned = make_linear(np.roll(np.eye(3), 1, axis=0), "turned.onnx")
+    data = _data(tmp_path / "d.npz")
+
+    good, _ = _check(same, target, baseline=dense, data=data)
+    bad, _ = _check(turned, target, baseline=dense, data=data)
+    _, said = _check(same, target, baseline=dense)
+
+    assert (good["accuracy_ratio"].outcome, good["accuracy_ratio"].observed) == ("pass", 1.0)
+    assert (bad["accuracy_ratio"].outcome, bad["accuracy_ratio"].observed) == ("fail", 0.0)
+    assert any(note.startswith("accuracy_ratio: the target asks for 0.9") for note in said)

@@ -7,6 +7,7 @@ import importlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,15 @@ from edgeprune.gates import (
     judge,
 )
 from edgeprune.gates.accuracy_min import FloorEvidence
+from edgeprune.gates.accuracy_ratio import RatioEvidence
 from edgeprune.gates.contract import ContractEvidence, Interface, Port
 from edgeprune.gates.flips import FlipsEvidence
 from edgeprune.gates.judging import Evidence
 from edgeprune.gates.operators import OperatorsEvidence
 from edgeprune.gates.parity import OutputParity
+from edgeprune.gates.process import ProcessEvidence
 
-NAMES = "accuracy accuracy_min contract flips latency operators parity size"
+NAMES = "accuracy accuracy_min accuracy_ratio contract flips latency operators parity process size"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,6 +40,7 @@ def evidence_for(name: str, make_pairs) -> tuple[Evidence, ...]:
     """Evidence that should pass, fail and be inconclusive; a new gate adds its own here."""
     pairs = make_pairs([8.0, 8.1, 8.0], [4.0, 4.1, 4.0])
     compared = OutputParity(name="y", finding="compared", error=1e-6)
+    loads = tuple(replace(s, load_ms=5.0 + 0.1 * i) for i, s in enumerate(pairs.candidate))
     vacuous = OutputParity(name="y", finding="vacuous", error=None, problem="is constant")
     return {
         "latency": (
@@ -63,6 +67,15 @@ def evidence_for(name: str, make_pairs) -> tuple[Evidence, ...]:
             FloorEvidence(right=9, samples=10, least=0.9),
             FloorEvidence(right=8, samples=10, least=0.9),
             FloorEvidence(right=None, samples=10, least=0.9),
+        ),
+        "accuracy_ratio": (
+            RatioEvidence(dense=0.9, pruned=0.81, least=0.9, samples=10),
+            RatioEvidence(dense=0.9, pruned=0.8, least=0.9, samples=10),
+            RatioEvidence(dense=0.0, pruned=0.8, least=0.9, samples=10),
+        ),
+        "process": tuple(
+            ProcessEvidence(processes=started, confidence=0.95, load_ms=limit)
+            for started, limit in ((loads, 6.0), (loads, 2.0), (loads[:1], 6.0))
         ),
         "flips": (
             FlipsEvidence(flipped=1, samples=10, most=0.1),
@@ -126,7 +139,7 @@ def test_evidence_of_an_unknown_gate_is_refused() -> None:
         gate = "energy"
 
     with pytest.raises(
-        UsageError, match="at 'energy': expected one of accuracy, accuracy_min, contract"
+        UsageError, match="at 'energy': expected one of accuracy, accuracy_min, accuracy_ratio"
     ):
         judge(Energy())
 

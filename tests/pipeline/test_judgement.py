@@ -8,10 +8,29 @@ import pytest
 from edgeprune.errors import DataError
 from edgeprune.gates.judging import judge
 from edgeprune.gates.prediction import Predictions
+from edgeprune.measure.settings import Settings
 from edgeprune.pipeline import judgement
 from edgeprune.pipeline.budget import budget_verdict
 from edgeprune.pipeline.judgement import accuracy_evidence, predict_both
 from edgeprune.pipeline.progress import Silent
+from edgeprune.pipeline.run import run
+from edgeprune.recipe.schema import load_recipe
+
+LEAST = Settings(
+    runs=11, least_runs=11, seconds=0.1, warmup=1, pilot_pairs=2, least_pairs=2, most_pairs=2
+)
+DEVICE = """
+status = "generic"
+[budget]
+p50_ms = 1e6
+p90_ms = 1e6
+first_ms = 1e6
+load_ms = 1e-6
+peak_rss_mib = 1e6
+model_mib = 1e3
+regression_pct = 1e9
+accuracy_min_ratio = 0.01
+"""
 
 
 def test_nothing_to_remove_is_a_failure_not_a_success(task, prepared, rounds_of):
@@ -44,6 +63,26 @@ def test_without_labels_the_guard_and_the_gate_say_so(task, prepared, rounds_of)
     assert job.dense_accuracy is None
     assert "no labels" in record.why
     assert verdict.outcome == "inconclusive"
+
+
+def test_the_devices_own_limits_are_judged_beside_the_recipes(task, tmp_path):
+    """Each key of a profile's budget has a verdict of its own, by its own figure."""
+    recipe = task({"epochs = 1.0": "epochs = 0.2", "drop = 0.05\nbudget": "drop = 1.0\nbudget"})
+    (recipe.parent / "device.toml").write_text(DEVICE)
+
+    bundle = run(
+        load_recipe(recipe),
+        out=tmp_path / "out",
+        target=str(recipe.parent / "device.toml"),
+        measuring=LEAST,
+    )
+
+    outcomes = {v.gate: v.outcome for v in bundle.report.verdicts}
+    passed = ("latency", "speedup", "process_first", "process_memory", "size", "accuracy_ratio")
+    assert {gate: outcomes[gate] for gate in passed} == dict.fromkeys(passed, "pass")
+    assert outcomes["process_load"] == "fail"
+    assert outcomes["latency_p90"] == "inconclusive"  # 11 runs a process carry no p90
+    assert bundle.exit_code == 1
 
 
 def test_both_models_see_one_pass_in_order(monkeypatch):
