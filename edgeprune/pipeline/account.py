@@ -57,6 +57,7 @@ def report_of(job: Job, pruning: Pruning, delivery: Delivery, judgement: Judgeme
         metric="accuracy" if job.data.metric is None else "own",
         guard=_guard(job),
         rounds=pruning.rounds,
+        final=pruning.final,
         groups=tuple(
             GroupWidth(name=g.name, kind=g.kind, before=g.width, after=len(g.keep))
             for g in pruning.plan.groups

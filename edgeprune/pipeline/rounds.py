@@ -26,7 +26,7 @@ from edgeprune.pipeline.seeding import seeded
 from edgeprune.pipeline.widths import empty_plan, wanted_plan
 from edgeprune.pipeline.work import Work
 from edgeprune.planning.plan import Plan
-from edgeprune.release.report import Round
+from edgeprune.release.report import FinalTraining, Round
 
 MOST_REFUSALS = 3
 
@@ -55,13 +55,14 @@ class Pruning:
     """What the rounds gave: the last accepted model, all rounds, and why they ended early.
 
     `asked` is the share of units that a keep_fraction leaves with widths rounded (0-1), None for
-    other budgets.
+    other budgets. `final` tells of the final training, None where there was none.
     """
 
     goal: Goal
     state: State
     plan: Plan
     rounds: tuple[Round, ...]
+    final: FinalTraining | None
     asked: float | None
     stopped: str | None
 
@@ -99,14 +100,15 @@ def prune_in_rounds(job: Job, goal: Goal, work: Work, progress: Progress) -> Pru
         done = _round(job, goal, way, len(rounds) + 1, ahead, work, progress)
         rounds.append(done.record)
         _move(way, done, ahead)
-    state = _reached(job, way, work)
+    state, final = _reached(job, way, work), None
     if job.recipe.recover.final_epochs > 0 and state.plan is not None:
-        state = _train_on(job, state, len(rounds) + 1, work, progress)
+        state, final = _train_on(job, state, len(rounds) + 1, work, progress)
     return Pruning(
         goal=goal,
         state=state,
         plan=state.plan or empty_plan(job.dense, request_of(job, 1.0), job.recipe.prune.criterion),
         rounds=tuple(rounds),
+        final=final,
         asked=_asked(job, goal),
         stopped=way.stopped,
     )
@@ -173,21 +175,24 @@ def _restored(job: Job, checkpoint: Checkpoint, accuracy: float | None, work: Wo
     return State(analysis=reanalyzed(job, module), plan=plan, accuracy=accuracy)
 
 
-def _train_on(job: Job, state: State, number: int, work: Work, progress: Progress) -> State:
+def _train_on(
+    job: Job, state: State, number: int, work: Work, progress: Progress
+) -> tuple[State, FinalTraining]:
     """The final epochs; undone where they make validation worse."""
     progress.stage("final training")
     done = work.journal.find("final training", _Trained)
     if done is None:
         done = _finally(job, state, number, work, progress)
         work.journal.add("final training", _Trained, done)
+    found = FinalTraining(accuracy=done.accuracy, accepted=done.checkpoint is not None)
     if done.checkpoint is None:
         progress.note(
             f"final training undone: accuracy {shown(done.accuracy)} on validation, "
             f"{shown(state.accuracy)} before it"
         )
-        return state
+        return state, found
     progress.note(f"final training: accuracy {shown(done.accuracy)} on validation")
-    return _restored(job, done.checkpoint, done.accuracy, work)
+    return _restored(job, done.checkpoint, done.accuracy, work), found
 
 
 def _finally(job: Job, state: State, number: int, work: Work, progress: Progress) -> _Trained:

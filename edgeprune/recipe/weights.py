@@ -31,7 +31,8 @@ def load_weights_(module: nn.Module, path: Path) -> None:
     `.safetensors`, or what torch.load reads with weights_only=True: a state dict, or a checkpoint
     with one in it. A key that only repeats a tied parameter may be absent, since safetensors
     stores each tensor once.
-    Raises UsageError listing missing, unexpected and wrongly shaped keys, and keys with NaN.
+    Raises UsageError listing missing, unexpected and wrongly shaped keys, keys with NaN, and keys
+    of one tied parameter with different values, of which the last would silently win.
     """
     expected = module.state_dict()
     state = _without_wrapper(read_state(path), expected)
@@ -63,6 +64,14 @@ def load_weights_(module: nn.Module, path: Path) -> None:
             f"loading the weights at {path}: expected numbers, got NaN in {len(spoilt)} of "
             f"{len(state)} tensors: {_shorten(spoilt)}. Take a checkpoint from before training "
             f"diverged.",
+            where=str(path),
+        )
+    torn = _torn_ties(expected, state)
+    if torn:
+        raise UsageError(
+            f"loading the weights at {path}: expected one value for weights that "
+            f"{type(module).__name__} shares, got two: {_shorten(torn)}. Build the model as it was "
+            f"trained, or save it again.",
             where=str(path),
         )
     module.load_state_dict(state, strict=False)
@@ -150,6 +159,19 @@ def _tied_to_a_given(
     """Keys whose tensor is the same memory as that of a key that the file has."""
     given = {_place(expected[key]) for key in state if key in expected}
     return {key for key, tensor in expected.items() if _place(tensor) in given}
+
+
+def _torn_ties(
+    expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]
+) -> list[str]:
+    """'a and b' for keys that are one tensor in the model and two in the file."""
+    first: dict[object, str] = {}
+    torn = []
+    for key in filter(state.__contains__, expected):
+        other = first.setdefault(_place(expected[key]), key)
+        if not torch.equal(state[key].to(state[other].dtype), state[other]):
+            torn.append(f"{other} and {key}")
+    return torn
 
 
 def _place(tensor: torch.Tensor) -> tuple[int, int, tuple[int, ...], tuple[int, ...]]:

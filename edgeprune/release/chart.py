@@ -80,21 +80,28 @@ def nice_ticks(low: float, high: float, most: int = 5) -> tuple[float, ...]:
 
 
 def accuracy_chart(report: Report) -> Chart | None:
-    """Validation accuracy by round: right after the removal, repaired, recovered."""
+    """Validation accuracy by round, right after the removal, repaired, recovered; then finally."""
     values = [value for row in report.rounds for value in _taken(row)]
     if not values:
         return None
-    guard = report.guard
+    guard, final = report.guard, _final(report)
+    if final is not None:
+        values.append(final[1])
     if guard is not None:
         values += [guard.dense_accuracy, guard.dense_accuracy - guard.max_accuracy_drop]
     y, y_ticks = _vertical(values, report.metric)
-    x = Axis(low=-0.3, high=len(report.rounds) + 0.3, start=LEFT, end=RIGHT)
+    numbers = ["dense", *(str(row.round) for row in report.rounds)]
+    numbers += [] if final is None else ["final"]
+    x = Axis(low=-0.3, high=len(numbers) - 0.7, start=LEFT, end=RIGHT)
     marks = [] if guard is None else [_dense_mark(x.at(0), y, guard.dense_accuracy, report.metric)]
     for index, row in enumerate(report.rounds, start=1):
         for style, value in _moments(row):
             said = f"round {row.round}, {style}: {score(value, report.metric)}"
             marks.append(Mark(x=x.at(index), y=y.at(value), style=style, text=said))
-    numbers = ["dense", *(str(row.round) for row in report.rounds)]
+    if final is not None:
+        style, value = final
+        said = f"final training: {score(value, report.metric)}"
+        marks.append(Mark(x=x.at(len(numbers) - 1), y=y.at(value), style=style, text=said))
     return Chart(
         title="Accuracy on validation, round by round",
         x_title="round",
@@ -118,6 +125,9 @@ def tradeoff_chart(report: Report) -> Chart | None:
     if not kept:
         return None
     values = [value for _, _, value in kept]
+    final, at = _final(report), next((c for r, c, _ in reversed(kept) if r.accepted), None)
+    if final is not None:
+        values.append(final[1])
     if guard is not None:
         values += [guard.dense_accuracy, guard.dense_accuracy - guard.max_accuracy_drop]
     y, y_ticks = _vertical(values, report.metric)
@@ -130,6 +140,10 @@ def tradeoff_chart(report: Report) -> Chart | None:
         style: Style = "recovered" if row.accepted else "rejected"
         said = f"round {row.round}: {score(value, report.metric)} at {costs.say(cost)}"
         marks.append(Mark(x=x.at(cost), y=y.at(value), style=style, text=said))
+    if final is not None and at is not None:
+        style, value = final
+        said = f"final training: {score(value, report.metric)} at {costs.say(at)}"
+        marks.append(Mark(x=x.at(at), y=y.at(value), style=style, text=said))
     return Chart(
         title=f"Accuracy against {costs.title}",
         x_title=costs.title,
@@ -206,6 +220,13 @@ def _moments(row: Round) -> list[tuple[Style, float]]:
         (last, row.accuracy.recovered),
     ]
     return [(style, value) for style, value in moments if value is not None]
+
+
+def _final(report: Report) -> tuple[Style, float] | None:
+    """The final training's accuracy; a cross where it was undone, None where it is not known."""
+    if report.final is None or report.final.accuracy is None:
+        return None
+    return "recovered" if report.final.accepted else "rejected", report.final.accuracy
 
 
 def _taken(row: Round) -> list[float]:

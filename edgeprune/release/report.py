@@ -107,6 +107,13 @@ class Round(Row):
     why: str = Field(default="", description="Why it was or was not accepted.")
 
 
+class FinalTraining(Row):
+    """The epochs after the last round; undone where validation came out worse."""
+
+    accuracy: float | None = Field(description="On validation afterwards; null: no labels.")
+    accepted: bool = Field(description="Whether the model after it is the one delivered.")
+
+
 class GroupWidth(Row):
     """Units that compete for one width, before and after."""
 
@@ -158,6 +165,7 @@ class Report(Row):
     )
     guard: Guard | None = Field(default=None, description="null: no labels to judge by.")
     rounds: tuple[Round, ...] = Field(default=(), description="In order.")
+    final: FinalTraining | None = Field(default=None, description="null: no final training.")
     groups: tuple[GroupWidth, ...] = Field(default=(), description="Widths before and after.")
     pins: tuple[PinRow, ...] = Field(default=(), description="What could not be removed.")
     verdicts: tuple[VerdictRow, ...] = Field(default=(), description="One a gate.")

@@ -59,13 +59,21 @@ def summary(report: Report) -> str:
                     "yes" if row.accepted else "no",
                 )
                 for row in report.rounds
-            ],
+            ]
+            + _final_row(report),
         ),
     ]
     environment = ", ".join(f"{key} {value}" for key, value in report.environment.items())
     if environment:
         blocks.append(f"<sub>{_escape(environment)}</sub>")
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _final_row(report: Report) -> list[tuple[str, ...]]:
+    if report.final is None:
+        return []
+    accuracy = score(report.final.accuracy, report.metric)
+    return [("final training", "", "", accuracy, "", "yes" if report.final.accepted else "no")]
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -25,7 +25,7 @@ def gradients_of(
     In eval mode, on a copy: `module` keeps its weights, gradients, flags and statistics. Weights
     with `requires_grad=False` get gradients too; one that the loss does not depend on gets zeros.
     A tied weight has one gradient, the sum over its uses. Cross-entropy where `loss` is None.
-    Raises `DataError` for a batch without target, or a loss that is not finite.
+    Raises `DataError` for a batch without target, or a loss or gradient that is not finite.
     """
     model = copy.deepcopy(module).eval()
     tensors = [_weight(model, name) for name in names]
@@ -53,7 +53,19 @@ def gradients_of(
                     "a constant. Compute it from the model's outputs with torch."
                 )
             found = torch.autograd.grad(value, tensors, allow_unused=True, materialize_grads=True)
-        yield dict(zip(names, found, strict=True))
+        gradients = dict(zip(names, found, strict=True))
+        _require_finite(gradients, index)
+        yield gradients
+
+
+def _require_finite(gradients: Mapping[str, torch.Tensor], index: int) -> None:
+    for name, gradient in gradients.items():
+        if not bool(gradient.isfinite().all()):
+            raise DataError(
+                f"scoring at batch {index}: expected a finite gradient of the loss, got NaN or "
+                f"infinity at {name}. Look in the loss for a division, root or log at 0.",
+                where=name,
+            )
 
 
 def _weight(model: CapturedModule, name: str) -> torch.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.errors import DataError, InternalError
+from edgeprune.errors import DataError, InternalError, UsageError
 from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.groups import Group
 from edgeprune.graph.module import attribute
@@ -40,8 +40,9 @@ def score(
     and gives means over them; `loss(outputs, target)` is a scalar tensor, cross-entropy if None.
     Other criteria do not touch `batches`. The analysed model is left as it is; its weights with
     `requires_grad=False` count like others.
-    Raises `UsageError` for an unknown criterion, `DataError` where gradients are needed and there
-    are no labelled batches, `InternalError` for a score that is not finite.
+    Raises `UsageError` for an unknown criterion or weights that are not finite, `DataError` where
+    gradients are needed and there are no labelled batches, or the loss or its gradient is not
+    finite, `InternalError` for a score that is not finite all the same.
     """
     chosen = find_criterion(criterion)
     groups = analysis.groups
@@ -93,7 +94,7 @@ def _called(
         raise InternalError(
             f"score at {group.name}: expected {group.width} finite numbers from criterion "
             f"{chosen.name!r}, got shape {result.shape}, finite: {np.isfinite(result).all()}. "
-            "Look for NaN or infinity in the weights, and in the gradients of the loss.",
+            "Weights and gradients are finite: look in the criterion.",
             where=group.name,
         )
     return result
@@ -113,5 +114,11 @@ def _slots(analysis: Analysis, group: Group) -> tuple[WeightedSlots, ...]:
     for table in group.tables:
         tensor = attribute(analysis.captured.module, table.parameter)
         if isinstance(tensor, torch.nn.Parameter) and tensor.is_floating_point():
+            if not bool(tensor.isfinite().all()):
+                raise UsageError(
+                    f"scoring at {table.parameter}: expected finite weights, got NaN or infinity. "
+                    f"Load weights from before training diverged.",
+                    where=table.parameter,
+                )
             slots.append(WeightedSlots(table, tensor))
     return tuple(slots)

@@ -194,6 +194,28 @@ def test_a_tied_weight_need_not_be_stored_twice(folder):
     assert torch.equal(module[1].weight, state["0.weight"])
 
 
+@pytest.mark.parametrize("second", [1.0, 2.0])
+def test_two_values_for_a_tied_weight_are_refused(folder, second):
+    """Equal copies load; of different ones, the last would win without a word."""
+    (folder / "tied.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))\n"
+        "    net[1].weight = net[0].weight\n"
+        "    return net\n"
+    )
+    state = {"0.weight": torch.ones(3, 3), "1.weight": torch.full((3, 3), second)}
+    torch.save(state, folder / "tied.pt")
+    options = {"weights": "tied.pt", "input": "2x3", "base_dir": folder}
+
+    if second == 1.0:
+        module = load_model("tied.py:build", **options).module
+        assert torch.equal(module[1].weight, torch.ones(3, 3))
+        return
+    with pytest.raises(UsageError, match=r"got two: 0\.weight and 1\.weight"):
+        load_model("tied.py:build", **options)
+
+
 @pytest.mark.parametrize(
     "wrap",
     [

@@ -22,7 +22,7 @@ from edgeprune.release.chart import (
 from edgeprune.release.formats import report_format, report_formats
 from edgeprune.release.html import html, pin_reasons
 from edgeprune.release.junit import junit
-from edgeprune.release.report import Figures, Report
+from edgeprune.release.report import Figures, FinalTraining, Report
 from edgeprune.release.summary import summary
 
 VOID = {"meta", "link", "br", "line", "circle", "rect", "path", "polyline"}
@@ -237,6 +237,20 @@ def test_marks_lie_inside_and_in_order(chart):
 
     assert all(LEFT <= m.x <= RIGHT and TOP <= m.y <= BOTTOM for m in drawn.marks)
     assert dense.y < rejected.y
+
+
+@pytest.mark.parametrize(("accepted", "style"), [(True, "recovered"), (False, "rejected")])
+def test_the_final_training_is_shown(accepted, style):
+    """The last step of a run is in both charts, in the page's table and in the summary."""
+    final = FinalTraining(accuracy=0.93, accepted=accepted)
+    full = report(verdict("accuracy")).model_copy(update={"final": final})
+
+    for chart in (accuracy_chart(full), tradeoff_chart(full)):
+        (mark,) = [mark for mark in chart.marks if mark.text.startswith("final training: 93.00")]
+        assert mark.style == style
+        assert mark.y == min(other.y for other in chart.marks)
+    assert "final training</th>" in html(full)
+    assert f"| final training |  |  | 93.00 % |  | {'yes' if accepted else 'no'} |" in summary(full)
 
 
 def test_the_tradeoff_takes_the_best_cost_that_was_measured():

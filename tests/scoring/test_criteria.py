@@ -281,8 +281,9 @@ def test_batches_that_give_no_gradient_are_refused(net, name, batches, message) 
     [
         (lambda outputs, target: outputs.sum() * float("inf"), r"expected a finite loss, got"),
         (lambda outputs, target: torch.tensor(1.0), r"expected a loss that depends on the weights"),
+        (lambda outputs, target: (outputs * 0).sum().sqrt(), r"expected a finite gradient"),
     ],
-    ids=["infinite", "constant"],
+    ids=["infinite", "constant", "root at 0"],
 )
 def test_a_loss_without_gradient_is_refused(net: TwoLayers, loss, message) -> None:
     """A loss that is not finite, or does not come from the outputs, ranks nothing."""
@@ -316,10 +317,10 @@ def test_an_unknown_criterion_lists_the_known_ones() -> None:
 
 
 def test_a_weight_that_is_not_finite_is_named(net: TwoLayers) -> None:
-    """A NaN in a weight cannot be ranked: the group is named."""
+    """A NaN in a weight cannot be ranked: the weight is named, and it is the caller's to mend."""
     analysis = _analysis(net)
     with torch.no_grad():
         net.a.weight[0, 0] = float("nan")
 
-    with pytest.raises(InternalError, match=r"score at a\.weight: expected 3 finite numbers"):
+    with pytest.raises(UsageError, match=r"scoring at a\.weight: expected finite weights, got NaN"):
         score(analysis, "l2")
