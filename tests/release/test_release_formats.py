@@ -249,7 +249,8 @@ def test_the_final_training_is_shown(accepted, style):
         (mark,) = [mark for mark in chart.marks if mark.text.startswith("final training: 93.00")]
         assert mark.style == style
         assert mark.y == min(other.y for other in chart.marks)
-    assert "final training</th>" in html(full)
+    rounds = html(full).partition(">Round by round</h2>")[2].partition("</section>")[0]
+    assert "final training</th>" in rounds
     assert f"| final training |  |  | 93.00 % |  | {'yes' if accepted else 'no'} |" in summary(full)
 
 
