@@ -22,7 +22,7 @@ from edgeprune.gates.judging import judge
 from edgeprune.gates.latency_check import LatencyLimits, judge_times
 from edgeprune.gates.onnx_file import operators_of, opset_of, read_model
 from edgeprune.gates.operators import OperatorsEvidence
-from edgeprune.gates.parity import PARITY_LIMIT, parity_evidence, read_parity
+from edgeprune.gates.parity import parity_evidence, read_parity
 from edgeprune.gates.prediction import Predictions, predict
 from edgeprune.gates.samples_file import SampleFile, read_samples
 from edgeprune.gates.size import SizeEvidence, model_bytes
@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a build must meet; None is not judged. Shares are 0-1."""
+    """What a build must meet; None is not judged, or of parity the default. Shares are 0-1."""
 
     latency: LatencyLimits = field(default_factory=LatencyLimits)
     size_mib: float | None = None
@@ -46,7 +46,7 @@ class Limits:
     accuracy_min: float | None = None
     confidence: float | None = None
     flips: float | None = None
-    parity: float = PARITY_LIMIT
+    parity: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,8 @@ from edgeprune.measure.session import open_session
 from edgeprune.recipe.data import Array
 
 PARITY_LIMIT = 1e-4
+# A float16 has 10 bits after the point: one rounding is 5e-4 of a value, and a sum has many.
+HALF_PARITY_LIMIT = 1e-2
 
 # A float32 has about 7 digits: a spread below this share of the size is its rounding noise.
 _CONSTANT_SHARE = 1e-6
@@ -95,18 +97,27 @@ def judge_parity(evidence: ParityEvidence) -> tuple[Verdict, ...]:
 
 
 def parity_evidence(
-    model: Path, record: ParityRecord, *, threads: int = 1, limit: float = PARITY_LIMIT
+    model: Path, record: ParityRecord, *, threads: int = 1, limit: float | None = None
 ) -> ParityEvidence:
     """Run an ONNX file on a record's inputs and compare with the record's outputs.
 
+    limit: in standard deviations; None: what the outputs' precision allows, `default_limit`.
     Raises UsageError if ONNX Runtime refuses the file and DataError if it refuses the inputs.
     """
     session = open_session(model, threads=threads)
     actual = run_once(session, record.inputs, where=str(model))
     samples = next((len(array) for array in record.inputs.values() if array.ndim), 0)
     return ParityEvidence(
-        outputs=compare_outputs(record.outputs, actual), samples=samples, limit=limit
+        outputs=compare_outputs(record.outputs, actual),
+        samples=samples,
+        limit=default_limit(record.outputs) if limit is None else limit,
     )
+
+
+def default_limit(outputs: Mapping[str, Array]) -> float:
+    """Largest error that rounding explains: 1e-4 std, or 1e-2 if an output is float16."""
+    half = any(array.dtype == np.float16 for array in outputs.values())
+    return HALF_PARITY_LIMIT if half else PARITY_LIMIT
 
 
 def compare_outputs(

@@ -322,12 +322,13 @@ class GatesSection(Section):
         gt=0.0,
         examples=[1.5],
     )
-    parity: float = Field(
-        default=1e-4,
+    parity: float | None = Field(
+        default=None,
         description="Largest difference between ONNX Runtime and PyTorch, relative to the spread "
-        "of the output, above 0, at most 0.1.",
+        "of the output, above 0, at most 0.1. Default: 0.0001, of float16 outputs 0.01.",
         gt=0.0,
         le=0.1,
+        examples=[0.001],
     )
     confidence: float | None = Field(
         default=None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgeprune.errors import EdgepruneError
 from edgeprune.gates.judging import judge
 from edgeprune.gates.onnx_file import read_model
-from edgeprune.gates.parity import PARITY_LIMIT, parity_evidence, read_parity
+from edgeprune.gates.parity import parity_evidence, read_parity
 from edgeprune.gates.verdict import Outcome, Verdict, exit_code
 from edgeprune.measure.trial import require_loadable
 from edgeprune.planning.plan import read_plan
@@ -82,13 +82,13 @@ def _plan(path: Path) -> Verdict:
     return _verdict("plan", [], len(plan.groups), f"{len(plan.groups)} groups, readable")
 
 
-def _limit_of(bundle: Bundle) -> float:
-    """The limit of parity that the bundle was judged by when it was made."""
+def _limit_of(bundle: Bundle) -> float | None:
+    """The limit of parity that the bundle was judged by when it was made; None: it was not."""
     limits = [row.limit for row in bundle.report.verdicts if row.gate == "parity"]
-    return limits[0] if limits else PARITY_LIMIT
+    return limits[0] if limits else None
 
 
-def _parity(path: Path, limit: float) -> tuple[Verdict, ...]:
+def _parity(path: Path, limit: float | None) -> tuple[Verdict, ...]:
     try:
         read_model(path / _MODEL)
         require_loadable(path / _MODEL)

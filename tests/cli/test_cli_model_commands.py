@@ -155,3 +155,20 @@ def test_a_model_without_anything_to_remove_is_told_as_that(tmp_path):
     assert result.exit_code == 4
     assert "NothingToRemove" in result.stderr
     assert not (tmp_path / "o").exists()
+
+
+def test_a_model_in_half_precision_is_judged_by_its_own_rounding(tmp_path):
+    """float16 weights, inputs and outputs: proved, exported, and parity passes at 0.01."""
+    halved = MODEL.replace("nn.Linear(8, 3))", "nn.Linear(8, 3)).half()")
+    (tmp_path / "half.py").write_text(
+        f"import torch\n{halved.rstrip()}, (torch.randn(2, 6).half(),), {{}}\n"
+    )
+    result = CliRunner().invoke(
+        app, ["prune", f"{tmp_path / 'half.py'}:build", "--out", str(tmp_path / "out"), "--json"]
+    )
+
+    assert result.exit_code == 0, result.stderr
+    (verdict,) = json.loads(result.stdout)["report"]["verdicts"]
+    assert (verdict["gate"], verdict["outcome"], verdict["limit"]) == ("parity", "pass", 0.01)
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    assert session.get_inputs()[0].type == "tensor(float16)"

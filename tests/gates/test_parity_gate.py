@@ -184,3 +184,15 @@ def test_no_pickle_is_ever_read(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match="allow_pickle=False"):
         read_parity(tmp_path / "objects.npz")
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(np.float32, 1e-4), (np.float16, 1e-2)])
+def test_the_default_limit_is_what_the_precision_allows(make_linear, dtype, limit) -> None:
+    """Outputs in float16 carry three digits: what is rounding there is a fault in float32."""
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    record = ParityRecord(inputs={"x": x}, outputs={"y": (1.002 * x).astype(dtype)})
+
+    (verdict,) = judge(parity_evidence(make_linear(np.eye(3)), record))
+
+    assert verdict.limit == limit
+    assert verdict.outcome == ("pass" if dtype == np.float16 else "fail")

@@ -111,7 +111,7 @@ def test_defaults_are_the_documented_ones(tmp_path):
     assert recipe.recover.final_epochs == 0
     assert recipe.export.precision == ("fp32",)
     assert recipe.target.name == "local"
-    assert recipe.gates.parity == 1e-4
+    assert recipe.gates.parity is None
     assert recipe.gates.confidence is None
 
 
