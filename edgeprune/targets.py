@@ -9,15 +9,19 @@ Keys carry their unit in the name, an unknown key is an error, and every `status
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import platform
+import sys
 import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -87,20 +91,34 @@ class OperatingSystem(Section):
     version: str | None = None
 
 
+def _as_range(value: str | None) -> str | None:
+    if value is not None:
+        try:
+            SpecifierSet(value)
+        except InvalidSpecifier:
+            raise ValueError("a range of versions, such as '>=1.20,<2'") from None
+    return value
+
+
 class Runtime(Section):
     """How ONNX Runtime is to be run on the device."""
 
-    onnxruntime: str | None = Field(
-        default=None, description="Range of ONNX Runtime versions, such as '>=1.20,<2'."
+    onnxruntime: Annotated[str | None, AfterValidator(_as_range)] = Field(
+        default=None,
+        description="Range of ONNX Runtime versions, such as '>=1.20,<2': others are not measured.",
     )
     max_opset: PositiveInt | None = Field(
         default=None, description="Highest ONNX operator set that the device's runtime takes."
     )
     ep: str = Field(default=CPU_PROVIDER, description="Execution provider; the CPU's is measured.")
-    format: Literal["onnx", "ort"] = Field(default="onnx", description="onnx or ort.")
+    format: Literal["onnx", "ort"] = Field(
+        default="onnx", description="What the device loads: for people, builds are onnx."
+    )
     threads: PositiveInt = Field(default=1, description="Threads within an operator, from 1.")
     batch: PositiveInt = Field(default=1, description="Samples per inference, from 1.")
-    affinity: str | None = Field(default=None, description="Cores to run on, as the device says.")
+    affinity: str | None = Field(
+        default=None, description="Cores to run on, as the device says: for people, not read yet."
+    )
     session_options: SessionOptions = Field(
         default=(), description="Table of ONNX Runtime's own session entries, passed on unchanged."
     )
@@ -116,7 +134,7 @@ class Operators(Section):
 
 
 class Quant(Section):
-    """What int8 looks like on the device."""
+    """What int8 looks like on the device: for people, builds are in floating point."""
 
     scheme: Literal["u8s8", "s8s8", "u8u8"] | None = None
     reduce_range: bool = False
@@ -130,7 +148,9 @@ class Pruning(Section):
         default=1, description="Kept channels are a multiple of this many, from 1."
     )
     depthwise_multiple: PositiveInt = Field(
-        default=1, description="Channels of depthwise convolutions are a multiple of this many."
+        default=4,
+        description="Channels of depthwise convolutions are a multiple of this many: off 4, ONNX "
+        "Runtime leaves its blocked path.",
     )
 
 
@@ -199,7 +219,10 @@ class Target(Section):
 
 
 def target_schema() -> dict[str, object]:
-    """The JSON schema of a target's TOML file (draft 2020-12), for editors."""
+    """The JSON schema of a target's TOML file (draft 2020-12), for editors.
+
+    `python -m edgeprune.targets > docs/target.schema.json` writes it anew.
+    """
     schema: dict[str, object] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Target.model_json_schema(),
@@ -319,3 +342,7 @@ def _read(path: Path) -> Target:
 def _suggestion(word: str, known: tuple[str, ...]) -> str:
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"Did you mean '{near[0]}'?" if near else "Choose one of those."
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(target_schema(), indent=2, ensure_ascii=False) + "\n")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeprune.cli.options import Json, Quiet, TargetName, Verbose
-from edgeprune.cli.session import JsonValue, session
+from edgeprune.cli.session import JsonValue, require_place, session, write_text
 
 if TYPE_CHECKING:
     from edgeprune.measure.lineup import Lineup
@@ -63,7 +63,7 @@ def bench_command(
         from edgeprune.gates.onnx_file import read_model
         from edgeprune.measure.here import cpu_flags
         from edgeprune.measure.lineup import measure_lineup
-        from edgeprune.measure.saved import save_lineup
+        from edgeprune.measure.saved import saved_text
         from edgeprune.measure.settings import settings_for
         from edgeprune.targets import load_target, override
 
@@ -76,6 +76,7 @@ def bench_command(
             )
         for model in models:
             read_model(model)
+        require_place(save)
         with terminal_progress(quiet=quiet) as progress:
             progress.stage("measure latency")
             lineup = measure_lineup(
@@ -85,7 +86,7 @@ def bench_command(
                 progress=lambda done, total: progress.step(done, total, "rounds"),
             )
         if save is not None:
-            save_lineup(save, lineup, sorted(cpu_flags()))
+            write_text(save, saved_text(lineup, sorted(cpu_flags())))
         rows = [_row(lineup, index) for index in range(len(models))]
         current.data({"target": profile.name, "threads": lineup.threads, "models": rows})
         head = ("model", "p50 ms", "95 %", "p90 ms", "times as fast", "95 %")

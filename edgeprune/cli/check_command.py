@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from edgeprune.cli.options import Json, Quiet, TargetName, Verbose
-from edgeprune.cli.session import session, write_text
+from edgeprune.cli.session import require_place, session, write_text
 
 Share: TypeAlias = float | None
 
@@ -102,6 +102,7 @@ def check_command(
             accuracy_drop=accuracy_drop,
             flips=max_flips,
         )
+        require_place(junit)
         profile = load_target(target)
         request = Request(
             model=model,

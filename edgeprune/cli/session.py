@@ -80,6 +80,25 @@ def session(*, json: bool, quiet: bool, verbose: int, interrupted: str = "") -> 
         raise typer.Exit(_report(current, _unexpected(error))) from None
 
 
+def require_place(path: Path | None) -> None:
+    """Before any work: EnvironmentFailed where a file that the user named could not be written."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if path.is_dir():
+        got = "a folder"
+    elif not folder.is_dir():
+        got = f"no folder {folder}"
+    elif not os.access(path if path.exists() else folder, os.W_OK):
+        got = "no right to write there"
+    else:
+        return
+    raise EnvironmentFailed(
+        f"writing at {path}: expected a place that can be written, got {got}. Choose another.",
+        where=str(path),
+    )
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file that the user named; EnvironmentFailed where the disk refuses."""
     try:

@@ -6,8 +6,9 @@ its latency is inconclusive, with the way to measure it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import onnx
@@ -121,6 +122,7 @@ def check(
 def _require_what_limits_need(request: Request) -> None:
     """A limit whose evidence cannot come is a mistake of the call, not a verdict."""
     limits = request.limits
+    _require_numbers(limits)
     needs = (
         ("--speedup", limits.latency.speedup, "--baseline", request.baseline),
         ("--size-ratio", limits.size_ratio, "--baseline", request.baseline),
@@ -136,6 +138,17 @@ def _require_what_limits_need(request: Request) -> None:
                 f"checking at {option}: expected {need} beside it, got none. Give {need}, or "
                 f"leave {option} out.",
                 where=option,
+            )
+
+
+def _require_numbers(limits: Limits) -> None:
+    """No figure can be held against NaN or infinity."""
+    for name, value in (asdict(limits) | asdict(limits.latency)).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(
+                f"checking at limit {name}: expected a finite number, got {value}. Leave it out, "
+                f"or give what must hold.",
+                where=name,
             )
 
 

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import onnxruntime as ort
+from packaging.specifiers import SpecifierSet
 
 from edgeprune.measure.machine import machine_state
 from edgeprune.targets import CPU_PROVIDER, Target, available_cores
@@ -36,6 +37,9 @@ def why_not_here(target: Target, *, cpuinfo: Path = _CPUINFO) -> str | None:
     arch = _arch(platform.machine())
     if target.cpu.arch is not None and _arch(target.cpu.arch) != arch:
         return f"it is {target.cpu.arch}, this machine is {arch}"
+    wanted, found = target.runtime.onnxruntime, ort.__version__
+    if wanted is not None and not SpecifierSet(wanted).contains(found, prereleases=True):
+        return f"it runs ONNX Runtime {wanted}, this machine has {found}"
     flags = cpu_flags(cpuinfo)
     if missing := [name for name in target.cpu.isa if name not in flags]:
         return f"this machine has no {', '.join(missing)}"

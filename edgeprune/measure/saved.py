@@ -49,8 +49,8 @@ class Saved(BaseModel):
     models: tuple[SavedModel, ...] = Field(min_length=1)
 
 
-def save_lineup(path: Path, lineup: Lineup, isa: Sequence[str]) -> None:
-    """Write a measurement with the instruction sets of the machine that it was made on."""
+def saved_text(lineup: Lineup, isa: Sequence[str]) -> str:
+    """A measurement as JSON, with the instruction sets of the machine that it was made on."""
     saved = Saved(
         isa=tuple(isa),
         threads=lineup.threads,
@@ -63,7 +63,7 @@ def save_lineup(path: Path, lineup: Lineup, isa: Sequence[str]) -> None:
             for model, samples in zip(lineup.models, lineup.samples, strict=True)
         ),
     )
-    path.write_text(saved.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return saved.model_dump_json(indent=1) + "\n"
 
 
 def read_saved(path: Path) -> Saved:

@@ -19,7 +19,6 @@ from edgeprune.pipeline.preparation import Job
 from edgeprune.pipeline.rounds import Pruning
 from edgeprune.pipeline.work import target_hash
 from edgeprune.planning.cost import cost
-from edgeprune.recipe.schema import recipe_hash
 from edgeprune.release.manifest import Provenance
 from edgeprune.release.report import (
     Figures,
@@ -98,9 +97,10 @@ def provenance_of(job: Job, done: int, test_reads: int) -> Provenance:
     rounds = range(1, done + 1)
     seeds = {"run": job.seed, "measurement": job.measuring.seed}
     seeds |= {f"training of round {number}": job.seed + number for number in rounds}
-    seeds["final training"] = job.seed + len(rounds) + 1
+    if done and job.recipe.recover.final_epochs > 0:
+        seeds["final training"] = job.seed + done + 1
     return Provenance(
-        recipe_sha256=recipe_hash(job.recipe),
+        recipe_sha256=job.recipe_sha256,
         seeds=seeds,
         target=job.target.name,
         target_sha256=target_hash(job.target),

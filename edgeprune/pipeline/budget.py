@@ -10,12 +10,16 @@ from edgeprune.pipeline.preparation import Job
 from edgeprune.pipeline.rounds import Pruning
 from edgeprune.planning.cost import cost
 
+# Shares of whole units are told apart beyond this.
+_ROUNDING = 1e-9
+
 
 def budget_verdict(job: Job, pruning: Pruning, paired: PairedSamples | None) -> Verdict:
     """Pass when the budget is met; a failure says which round ended the run, or what is pinned.
 
-    A keep_fraction is held against the share that is left when widths are rounded, MACs and
-    parameters against the budget itself, a speedup against the bound of the final measurement.
+    A keep_fraction is held against itself, or against what rounded widths leave where that is
+    more; MACs and parameters against the budget itself, a speedup against the bound of the final
+    measurement.
     """
     goal = pruning.goal
     if goal.kind == "speedup":
@@ -47,19 +51,21 @@ def _of_speedup(pruning: Pruning, least: float, paired: PairedSamples | None) ->
 
 
 def _of_units(job: Job, pruning: Pruning) -> Verdict:
-    """`limit` is the share of units that is left when widths are rounded; nothing removed although
-    it was asked for is a failure too."""
-    wanted, asked = pruning.goal.value, pruning.asked
-    limit = wanted if asked is None else asked
-    said = f"keep_fraction {wanted:g} leaves {limit:.4g} of the units"
-    said += f" at widths in multiples of {job.multiple}" if job.multiple > 1 else ""
+    """The limit allows for rounded widths; nothing removed although it was asked for is a failure
+    too."""
+    wanted, left = pruning.goal.value, pruning.plan.unit_keep_fraction
+    limit = wanted if pruning.asked is None else pruning.asked
+    said = f"keep_fraction {wanted:g} of the units"
+    if limit > wanted:
+        said += f", which leaves {limit:.4g} at widths in multiples of {job.multiple}"
     nothing = wanted < 1.0 and not pruning.plan.axes
     if nothing and pruning.stopped is None:
         pins = "; ".join(f"{pin.unit}: {pin.reason}" for pin in job.dense.pins[:3])
         said += f": nothing can be removed ({pins or 'widths too small for the multiple'})"
+    missed = nothing or pruning.stopped is not None or left > limit + _ROUNDING
     return _verdict(
-        "fail" if nothing or pruning.stopped is not None else "pass",
-        pruning.plan.unit_keep_fraction,
+        "fail" if missed else "pass",
+        left,
         limit,
         sum(group.width for group in pruning.plan.groups),
         _with_end(said, pruning),

@@ -6,7 +6,6 @@ the very same path.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from edgeprune.errors import UsageError
 from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.module import CapturedModule
 from edgeprune.planning.plan import Plan, read_plan
+from edgeprune.release.bundle import make_durable
 from edgeprune.release.manifest import sha256_of
 from edgeprune.surgery.shrink import shrink
 
@@ -49,14 +49,10 @@ def write_checkpoint(folder: Path, name: str, plan: Plan, module: CapturedModule
         plan_sha256=sha256_of(growing / _PLAN),
         weights_sha256=sha256_of(growing / _WEIGHTS),
     )
-    for path in (growing / _PLAN, growing / _WEIGHTS, growing):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    make_durable(growing / _PLAN, growing / _WEIGHTS, growing)
     shutil.rmtree(place, ignore_errors=True)
     growing.rename(place)
+    make_durable(folder)
     return found
 
 

@@ -21,7 +21,6 @@ from edgeprune.pipeline.rounds import Pruning
 from edgeprune.recipe.data import Split, to_numpy
 from edgeprune.recipe.evaluate import to_inputs
 from edgeprune.recipe.feeding import batch_size
-from edgeprune.recipe.schema import recipe_hash
 
 MODEL = "model.onnx"
 PLAN = "plan.json"
@@ -82,7 +81,7 @@ def _origin(job: Job, pruning: Pruning) -> tuple[tuple[str, str], ...]:
     return (
         ("edgeprune.model", job.model_name),
         ("edgeprune.plan_sha256", pruning.plan.fingerprint),
-        ("edgeprune.recipe_sha256", recipe_hash(job.recipe)),
+        ("edgeprune.recipe_sha256", job.recipe_sha256),
         ("edgeprune.target", job.target.name),
         ("edgeprune.version", edgeprune.__version__),
     )

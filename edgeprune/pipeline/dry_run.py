@@ -11,13 +11,14 @@ import time
 from dataclasses import dataclass
 from fractions import Fraction
 
+from edgeprune.errors import BudgetNotMet
 from edgeprune.pipeline.goal import Goal, goal_of
 from edgeprune.pipeline.preparation import Job, chosen_target, prepare
 from edgeprune.pipeline.progress import Progress, Silent
 from edgeprune.pipeline.rehearsal import Rehearsal, rehearse
 from edgeprune.pipeline.round import request_of, scores_of
 from edgeprune.pipeline.seeding import seeded
-from edgeprune.pipeline.speed import require_reachable
+from edgeprune.pipeline.speed import require_measured_here, require_reachable, units_goal
 from edgeprune.pipeline.widths import wanted_plan
 from edgeprune.planning.cost import Cost
 from edgeprune.planning.plan import Plan
@@ -30,6 +31,8 @@ from edgeprune.surgery.forecast import forecast
 _STUDENT_SHARE = 0.75
 # A search for a speedup is a bisection of at most 63 candidates, begun near its end.
 _CANDIDATES = (1, 6)
+# A share of the units that every group rounds up to its smallest width.
+_LEAST = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,16 +121,21 @@ def _goal(job: Job) -> tuple[Goal, tuple[str, ...]]:
     """The budget; a speedup, which a run measures, stands for the MACs that it would take."""
     budget = job.recipe.prune.budget
     if budget.kind == "keep_fraction":
-        goal = goal_of(budget.kind, budget.value, job.dense, units=budget.value)
+        return units_goal(job), ()
+    if budget.kind != "speedup":
+        return goal_of(budget.kind, budget.value, job.dense), ()
+    require_measured_here(job)
+    note = (
+        f"speedup {budget.value:g} is found by measuring candidates; shown are the widths that "
+        f"it takes if latency falls with the multiply-accumulates"
+    )
+    goal = goal_of("macs_fraction", 1 / budget.value, job.dense)
+    try:
         require_reachable(job, goal)
-        return goal, ()
-    if budget.kind == "speedup":
-        note = (
-            f"speedup {budget.value:g} is found by measuring candidates; shown are the widths that "
-            f"it takes if latency falls with the multiply-accumulates"
-        )
-        return goal_of("macs_fraction", 1 / budget.value, job.dense, units=None), (note,)
-    return goal_of(budget.kind, budget.value, job.dense, units=None), ()
+    except BudgetNotMet:
+        beyond = "beyond the smallest widths, which are shown; the run measures what they reach"
+        return goal_of("speedup", budget.value, job.dense, units=_LEAST), (note, beyond)
+    return goal, (note,)
 
 
 def _plans(job: Job, goal: Goal, scores: Scores) -> list[Plan]:
@@ -160,11 +168,6 @@ def _checking_seconds(rounds: int, tried: Rehearsal, scoring: float) -> float:
     a_round = tried.removal + tried.repair + 3 * tried.validation + 2 * tried.analysis + scoring
     the_end = tried.removal + tried.validation + 2 * tried.analysis + 2 * tried.export
     return rounds * a_round + the_end
-
-
-def _peak_of_this_process() -> int:
-    """Bytes; Linux counts in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _measuring_seconds(job: Job, tried: Rehearsal) -> Span:

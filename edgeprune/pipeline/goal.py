@@ -19,6 +19,8 @@ from edgeprune.surgery.forecast import forecast
 # Bisecting a share of the units this often leaves 1/4096: widths in the thousands.
 _BISECTIONS = 12
 _LEAST = 2.0**-_BISECTIONS
+# Shares of whole units are told apart beyond this.
+_ROUNDING = 1e-9
 
 Planner = Callable[[float], Plan]
 """keep_fraction -> the plan that leaves that share of the dense units."""
@@ -29,34 +31,41 @@ class Goal:
     """A budget: `limit` is the share of units, MACs or parameters that may stay at the end.
 
     `units` is set where the budget comes down to a share of units: keep_fraction itself, and a
-    speedup, for which it was measured.
+    speedup, for which it was measured. `strict`: rounded widths must not leave more than that
+    share. So it is with `global`, where one group makes up for another; `uniform` cuts each group
+    to the nearest width that it may have.
     """
 
     kind: BudgetKind
     value: float
     units: float | None
     dense: Cost
+    strict: bool = False
 
     def keep_fraction(self, position: float, dense: Analysis, planner: Planner) -> float:
         """Largest share of the units (0-1) that keeps within the budget at `position` (0-1].
 
         Raises BudgetNotMet when no share does.
         """
-        if self.units is not None:
+        if self.units is not None and not self.strict:
             return float(self.units**position)
-        limit = float(self.value**position)
+        limit = float((self.value if self.units is None else self.units) ** position)
 
-        def within(share: float) -> bool:
-            return self.share(forecast(dense, planner(share))) <= limit
+        def left(share: float) -> float:
+            plan = planner(share)
+            if self.units is not None:
+                return plan.unit_keep_fraction
+            return self.share(forecast(dense, plan))
 
-        if within(1.0):
-            return 1.0
-        if not within(_LEAST):
-            raise self.missed(self.share(forecast(dense, planner(_LEAST))))
-        low, high = _LEAST, 1.0
+        high = 1.0 if self.units is None else limit
+        if left(high) <= limit + _ROUNDING:
+            return high
+        if left(_LEAST) > limit + _ROUNDING:
+            raise self.missed(left(_LEAST))
+        low = _LEAST
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            low, high = (middle, high) if within(middle) else (low, middle)
+            low, high = (middle, high) if left(middle) <= limit + _ROUNDING else (low, middle)
         return low
 
     def share(self, left: Cost) -> float:
@@ -77,6 +86,13 @@ class Goal:
         )
 
 
-def goal_of(kind: BudgetKind, value: float, dense: Analysis, *, units: float | None) -> Goal:
+def goal_of(
+    kind: BudgetKind,
+    value: float,
+    dense: Analysis,
+    *,
+    units: float | None = None,
+    strict: bool = False,
+) -> Goal:
     """The goal of a budget on a dense model."""
-    return Goal(kind=kind, value=value, units=units, dense=cost(dense.captured))
+    return Goal(kind=kind, value=value, units=units, dense=cost(dense.captured), strict=strict)

@@ -16,6 +16,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from edgeprune.errors import UsageError
+from edgeprune.release.bundle import make_durable
 
 JOURNAL = "journal.jsonl"
 
@@ -85,6 +86,8 @@ class Journal:
             os.fsync(handle)
         finally:
             os.close(handle)
+        if not self._intact_bytes:  # the file is new, and so is its name
+            make_durable(self._path.parent)
         self._lines.append(line)
         self._intact_bytes += len(data)
 

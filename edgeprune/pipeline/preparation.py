@@ -19,7 +19,7 @@ from edgeprune.recipe.evaluate import evaluate
 from edgeprune.recipe.feeding import call_arguments, device_of, move_target
 from edgeprune.recipe.fit import require_fit
 from edgeprune.recipe.model import load_model
-from edgeprune.recipe.schema import Recipe
+from edgeprune.recipe.schema import Recipe, recipe_hash
 from edgeprune.recipe.task_loss import task_loss
 from edgeprune.recover.layout import channels_last_where_it_runs
 from edgeprune.scoring.criteria import find_criterion
@@ -30,11 +30,13 @@ from edgeprune.targets import Target, load_target, override
 class Job:
     """A recipe with everything it names loaded.
 
-    `dense` is the analysis of the model as it came, `dense_accuracy` its metric on validation,
-    None without labels.
+    `recipe_sha256` is the hash of the recipe and its files before they were read. `dense` is the
+    analysis of the model as it came, `dense_accuracy` its metric on validation, None without
+    labels.
     """
 
     recipe: Recipe
+    recipe_sha256: str
     target: Target
     measuring: Settings
     model_name: str
@@ -83,6 +85,7 @@ def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress
     _require_opset(recipe, target)
     find_criterion(recipe.prune.criterion)  # a wrong name is known before any work
     progress.stage("load model and data")
+    read = recipe_hash(recipe)
     loaded = load_model(
         recipe.model.factory,
         weights=recipe.model.weights,
@@ -104,6 +107,7 @@ def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress
     progress.note(f"dense: accuracy {shown(accuracy)} on validation, {len(dense.groups)} groups")
     return Job(
         recipe=recipe,
+        recipe_sha256=read,
         target=target,
         measuring=measuring or settings_for(target),
         model_name=loaded.name,
@@ -142,7 +146,7 @@ def validation_accuracy(
 ) -> float | None:
     """The metric of a model on the validation split; None without labels.
 
-    usable: see `evaluate`.
+    It may be NaN or infinite unless `usable` names the split: see `evaluate`.
     """
     with channels_last_where_it_runs((module,), example.args, example.kwargs):
         return evaluate(module, data.validation, data.metric, usable=usable).value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -109,7 +110,9 @@ def _carry_out(
     recovered = validated(job, small) if trained or repaired is None else repaired
     accepted, why = judge_accuracy(job, recovered)
     figures = cost(reanalyzed(job, small).captured)
-    accuracy = RoundAccuracy(removed=removed, repaired=repaired, recovered=recovered)
+    accuracy = RoundAccuracy(
+        removed=known(removed), repaired=known(repaired), recovered=known(recovered)
+    )
     record = write(whole.unit_keep_fraction, accepted, why).model_copy(
         update={
             "accuracy": accuracy,
@@ -179,8 +182,13 @@ def _wanted(job: Job, so_far: Plan | None, scores: Scores, share: float) -> Plan
 
 
 def request_of(job: Job, keep_fraction: float) -> Request:
-    """The recipe's way to allocate, for a share of the units."""
-    return Request(keep_fraction, job.recipe.prune.allocation, job.multiple)
+    """The recipe's and the target's way to allocate, for a share of the units."""
+    return Request(
+        keep_fraction,
+        job.recipe.prune.allocation,
+        job.multiple,
+        depthwise_multiple=job.target.pruning.depthwise_multiple,
+    )
 
 
 def proof_row(proof: Proof) -> RoundProof:
@@ -251,14 +259,22 @@ def recover_(
         finetune(module, teacher, job.data.train, settings, job.data.loss, progress)
 
 
+def known(accuracy: float | None) -> float | None:
+    """The metric where it is a number: on a model that collapsed, one of the user's may not be."""
+    return accuracy if accuracy is not None and math.isfinite(accuracy) else None
+
+
 def judge_accuracy(job: Job, recovered: float | None) -> tuple[bool, str]:
-    """The guard: whether validation accuracy lies within the allowed drop below dense."""
+    """The guard: whether validation accuracy lies within the allowed drop below dense.
+
+    An accuracy that is NaN or infinite never does.
+    """
     if recovered is None or job.dense_accuracy is None:
         return True, "accepted, the guard cannot judge: validation has no labels"
     limit = job.recipe.prune.max_accuracy_drop
     drop = job.dense_accuracy - recovered
     figures = f"accuracy {recovered:.4f} on validation, {drop:.4f} below dense"
-    if drop <= limit + _ROUNDING:
+    if math.isfinite(drop) and drop <= limit + _ROUNDING:
         return True, f"accepted, {figures}"
     return False, f"undone, {figures}, more than max_accuracy_drop {limit:g}"
 

@@ -15,6 +15,7 @@ from edgeprune.pipeline.round import (
     Candidate,
     State,
     Step,
+    known,
     one_round,
     reanalyzed,
     recover_,
@@ -54,8 +55,8 @@ class _Trained(BaseModel):
 class Pruning:
     """What the rounds gave: the last accepted model, all rounds, and why they ended early.
 
-    `asked` is the share of units that a keep_fraction leaves with widths rounded (0-1), None for
-    other budgets. `final` tells of the final training, None where there was none.
+    `asked` is the largest share of units (0-1) that meets a keep_fraction, None for other
+    budgets. `final` tells of the final training, None where there was none.
     """
 
     goal: Goal
@@ -200,16 +201,20 @@ def _finally(job: Job, state: State, number: int, work: Work, progress: Progress
         module = reanalyzed(job, state.module).captured.module
         recover_(job, module, job.recipe.recover.final_epochs, number, progress)
         accuracy = validated(job, module)
-    worse = accuracy is not None and state.accuracy is not None and accuracy < state.accuracy
-    if worse or state.plan is None:
+    no_worse = accuracy is None or state.accuracy is None or accuracy >= state.accuracy  # or NaN
+    accuracy = known(accuracy)
+    if not no_worse or state.plan is None:
         return _Trained(accuracy=accuracy, checkpoint=None)
     checkpoint = write_checkpoint(work.steps, "final", state.plan, module)
     return _Trained(accuracy=accuracy, checkpoint=checkpoint)
 
 
 def _asked(job: Job, goal: Goal) -> float | None:
-    """Share of units that stays when a keep_fraction is met in one step: rounding included."""
+    """The most units (share) that meet a keep_fraction: rounded widths may leave more than it."""
     if goal.kind != "keep_fraction":
         return None
+    if goal.strict:
+        return goal.value
     request = request_of(job, goal.value)
-    return wanted_plan(job.dense, None, scores_of(job, job.dense, 0), request).unit_keep_fraction
+    rounded = wanted_plan(job.dense, None, scores_of(job, job.dense, 0), request)
+    return max(goal.value, rounded.unit_keep_fraction)

@@ -17,7 +17,7 @@ from edgeprune.pipeline.progress import Progress, Silent
 from edgeprune.pipeline.rounds import prune_in_rounds
 from edgeprune.pipeline.seeding import seeded
 from edgeprune.pipeline.speed import find_goal
-from edgeprune.pipeline.work import Work, open_work, target_hash
+from edgeprune.pipeline.work import FAILED, Work, open_work, target_hash
 from edgeprune.recipe.schema import Recipe, recipe_hash
 from edgeprune.release.bundle import (
     Bundle,
@@ -47,7 +47,8 @@ def run(
     after its last finished step (`DIR.work/journal.jsonl`). Everything random follows [prune]
     seed, and the global generators of torch, NumPy and random are left as they were.
 
-    Raises ProofFailed when a removal is not what it claims (then `out` holds only the report),
+    Raises ProofFailed when a removal is not what it claims (then `out` holds only the report, or
+    the bundle of before, and the report is in the work folder),
     BudgetNotMet when no removal reaches the budget, UsageError, ModelNotSupported and
     EnvironmentFailed (a full disk, a folder that cannot be written) as the stages do.
     """
@@ -65,9 +66,18 @@ def run(
         try:
             return _carry_out(job, out, work, staging, progress)
         except ProofFailed as error:
-            _clean_staging(out)
-            seal(out, report_of_failed_proof(job, str(error)), provenance_of(job, 0, 0))
+            _seal_failure(job, out, work, str(error), progress)
             raise
+
+
+def _seal_failure(job: Job, out: Path, work: Work, why: str, progress: Progress) -> None:
+    """Leave the report of a failed proof at `out`; beside it, where a good bundle lies there."""
+    place = out
+    if is_bundle(out) and open_bundle(out).report.pruned is not None:
+        place = work.folder / FAILED
+        progress.note(f"{out} stays as it was; the report of the failed proof is in {place}")
+    _clean_staging(place)
+    seal(place, report_of_failed_proof(job, why), provenance_of(job, 0, 0))
 
 
 def _say_what_is_there(work: Work, progress: Progress) -> None:
@@ -100,6 +110,8 @@ def finished_bundle(recipe: Recipe, target: Target, out: Path, *, fresh: bool) -
     if fresh or not is_bundle(out):
         return None
     bundle = open_bundle(out)
+    if bundle.report.pruned is None:  # only the report of a failed proof
+        return None
     made_from = bundle.manifest.made_from
     now = (recipe_hash(recipe), target_hash(target))
     if (made_from.recipe_sha256, made_from.target_sha256) == now:

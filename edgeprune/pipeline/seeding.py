@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+
+# Where a DataLoader may have a generator.
+_GENERATORS: tuple[tuple[str, ...], ...] = (
+    ("generator",),
+    ("sampler", "generator"),
+    ("batch_sampler", "generator"),
+    ("batch_sampler", "sampler", "generator"),
+)
 
 
 @contextlib.contextmanager
@@ -16,11 +25,12 @@ def seeded(seed: int, splits: Iterable[object] = ()) -> Iterator[None]:
 
     User code may draw from them. As each step seeds them anew, a step that is done after an
     interruption sees the numbers that it would have seen without one. So are generators of torch
-    that a split has (`DataLoader(generator=...)`), which stay where the block leaves them.
+    that a split or its samplers have (`DataLoader(generator=...)`), which stay where the block
+    leaves them.
     """
     for split in splits:
-        for owner in (split, getattr(split, "sampler", None)):
-            generator = getattr(owner, "generator", None)
+        for path in _GENERATORS:
+            generator = functools.reduce(lambda at, name: getattr(at, name, None), path, split)
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(seed)
     python_state, numpy_state = random.getstate(), np.random.get_state()

@@ -65,13 +65,20 @@ def find_goal(job: Job, work: Work, progress: Progress) -> Goal:
     """
     budget = job.recipe.prune.budget
     if budget.kind == "keep_fraction":
-        goal = goal_of("keep_fraction", budget.value, job.dense, units=budget.value)
-        require_reachable(job, goal)
-        return goal
+        return units_goal(job)
     if budget.kind != "speedup":
-        goal = goal_of(budget.kind, budget.value, job.dense, units=None)
+        goal = goal_of(budget.kind, budget.value, job.dense)
         require_reachable(job, goal)
         return goal
+    require_measured_here(job)
+    progress.stage(f"find the width that is {budget.value:g} times as fast")
+    goal = goal_of("speedup", budget.value, job.dense, units=1.0)
+    units = 1.0 if budget.value <= 1.0 else _search(job, goal, work, progress)
+    return goal_of("speedup", budget.value, job.dense, units=units)
+
+
+def require_measured_here(job: Job) -> None:
+    """Raise UsageError where a budget in time is asked for on a target that is not this machine."""
     if not can_measure(job.target):
         raise UsageError(
             f"planning at prune.budget.speedup: expected a target that this machine can measure, "
@@ -79,10 +86,14 @@ def find_goal(job: Job, work: Work, progress: Progress) -> Goal:
             f"and check the build on the device.",
             where="prune.budget.speedup",
         )
-    progress.stage(f"find the width that is {budget.value:g} times as fast")
-    goal = goal_of("speedup", budget.value, job.dense, units=1.0)
-    units = 1.0 if budget.value <= 1.0 else _search(job, goal, work, progress)
-    return goal_of("speedup", budget.value, job.dense, units=units)
+
+
+def units_goal(job: Job) -> Goal:
+    """A keep_fraction as a goal. Raises BudgetNotMet where the smallest widths leave more."""
+    share, strict = job.recipe.prune.budget.value, job.recipe.prune.allocation == "global"
+    goal = goal_of("keep_fraction", share, job.dense, units=share, strict=strict)
+    require_reachable(job, goal)
+    return goal
 
 
 def require_reachable(job: Job, goal: Goal) -> None:

@@ -34,6 +34,7 @@ def wanted_plan(dense: Analysis, so_far: Plan | None, scores: Scores, request: R
         keep_fraction=request.keep_fraction,
         allocation=request.allocation,
         multiple=request.multiple,
+        depthwise_multiple=request.depthwise_multiple,
     )
 
 

@@ -20,10 +20,13 @@ from edgeprune.release.bundle import work_folder
 from edgeprune.targets import Target
 
 STEPS = "steps"
+FAILED = "failed"
+"""The report of a failed proof, where the bundle's own place holds a good one."""
 _LOCK = "lock"
 # Everything that a run ever puts there; a folder with anything else is somebody else's.
 _MODELS = ("dense.onnx", "probe.onnx")
-_OURS = {JOURNAL, STEPS, _LOCK, "bundle", "replaced", *_MODELS, *(f"{m}.data" for m in _MODELS)}
+_FOLDERS = (STEPS, FAILED, f"{FAILED}.work", "bundle", "replaced")
+_OURS = {JOURNAL, _LOCK, *_FOLDERS, *_MODELS, *(f"{m}.data" for m in _MODELS)}
 _HEADER = "run"
 
 

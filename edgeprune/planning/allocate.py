@@ -32,6 +32,7 @@ class Request:
     multiple: int = 1
     keep: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    depthwise_multiple: int = DEPTHWISE_MULTIPLE
 
     def __post_init__(self) -> None:
         if not 0.0 < self.keep_fraction <= 1.0:
@@ -44,11 +45,12 @@ class Request:
                 f"plan at allocation: expected one of {', '.join(ALLOCATIONS)}, got "
                 f"{self.allocation!r}. uniform cuts every group alike."
             )
-        if self.multiple < 1:
-            raise PlanError(
-                f"plan at multiple: expected a whole number of at least 1, got {self.multiple}. "
-                "1 means no rounding."
-            )
+        for name in ("multiple", "depthwise_multiple"):
+            if getattr(self, name) < 1:
+                raise PlanError(
+                    f"plan at {name}: expected a whole number of at least 1, got "
+                    f"{getattr(self, name)}. 1 means no rounding."
+                )
 
 
 def allocate(
@@ -66,7 +68,7 @@ def allocate(
     for group in groups:
         count = group.width
         if group.name in chosen:
-            count = round_width(group, counts[group.name], request.multiple)
+            count = round_width(group, counts[group.name], request)
         # Stable: of equal scores the first positions stay.
         best = np.argsort(-scores[group.name], kind="stable")[:count]
         kept[group.name] = np.sort(best)
@@ -120,7 +122,7 @@ def _global_counts(
     return counts
 
 
-def quantum(group: Group, multiple: int) -> int:
+def quantum(group: Group, request: Request) -> int:
     """Smallest number of units whose positions are a multiple of `multiple` in every matrix.
 
     A head with 64 rows is a multiple of 16 by itself: 1. A channel with 1 row: 16.
@@ -128,19 +130,24 @@ def quantum(group: Group, multiple: int) -> int:
     step = 1
     for table in group.tables:
         a_unit = int(table.positions.shape[1])
-        step = math.lcm(step, multiple // math.gcd(multiple, a_unit))
+        step = math.lcm(step, _units(request.multiple, a_unit))
     if group.depthwise:
         a_unit = max(int(table.positions.shape[1]) for table in group.tables)
-        step = math.lcm(step, DEPTHWISE_MULTIPLE // math.gcd(DEPTHWISE_MULTIPLE, a_unit))
+        step = math.lcm(step, _units(request.depthwise_multiple, a_unit))
     return step
 
 
-def round_width(group: Group, wanted: float, multiple: int) -> int:
+def _units(multiple: int, a_unit: int) -> int:
+    """How many units of `a_unit` positions make a multiple."""
+    return multiple // math.gcd(multiple, a_unit)
+
+
+def round_width(group: Group, wanted: float, request: Request) -> int:
     """The nearest allowed number of units, at least one step, at most all.
 
     Width 40, multiple 16: 20 -> 16, 24 -> 32 (halves go up), 35 -> 32, 36 -> 40 (all of it).
     """
-    step = quantum(group, multiple)
+    step = quantum(group, request)
     allowed = [*range(step, group.width, step), group.width]
     # Widest first: of two that are equally near, min() takes the wider.
     return int(min(reversed(allowed), key=lambda count: abs(count - wanted)))

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from edgeprune.errors import PlanError
 from edgeprune.graph.groups import TensorShape
-from edgeprune.planning.allocate import Request, allocate
+from edgeprune.planning.allocate import DEPTHWISE_MULTIPLE, Request, allocate
 
 if TYPE_CHECKING:
     from edgeprune.graph.analysis import Analysis
@@ -160,16 +160,17 @@ def plan(
     multiple: int = 1,
     keep: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
+    depthwise_multiple: int = DEPTHWISE_MULTIPLE,
 ) -> Plan:
     """Decide which units stay: the best of each group by `scores`.
 
     `keep_fraction` (0-1]: share of units kept, of every group with `uniform`, of all units
     together with `global`. Widths are rounded to a multiple of `multiple` positions, those of a
-    depthwise convolution to at least a multiple of 4. `keep` and `only` are shell patterns over
-    tensor names: groups to leave whole, or the only ones to touch.
+    depthwise convolution also to one of `depthwise_multiple`. `keep` and `only` are shell patterns
+    over tensor names: groups to leave whole, or the only ones to touch.
     Raises `PlanError` for a fraction out of range or a pattern that matches nothing.
     """
-    request = Request(keep_fraction, allocation, multiple, keep, only)
+    request = Request(keep_fraction, allocation, multiple, keep, only, depthwise_multiple)
     kept = allocate(analysis.groups, scores.values, request)
     removed = {
         group.name: ~np.isin(np.arange(group.width), kept[group.name]) for group in analysis.groups

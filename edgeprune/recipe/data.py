@@ -243,13 +243,18 @@ def accuracy(outputs: Outputs, targets: Array) -> float:
     return float(np.mean(outputs.argmax(axis=1) == targets))
 
 
-def apply_metric(metric: Metric | None, outputs: Outputs, targets: Array) -> float:
-    """The metric's value, finite; what the user's metric raises becomes a UserCodeError."""
+def apply_metric(
+    metric: Metric | None, outputs: Outputs, targets: Array, *, finite: bool = True
+) -> float:
+    """The metric's value; what the user's metric raises becomes a UserCodeError.
+
+    finite: refuse NaN and infinity likewise.
+    """
     if metric is None:
         return accuracy(outputs, targets)
     name = getattr(metric, "__name__", type(metric).__name__)
     value = call_user(lambda: float(metric(outputs, targets)), "computing the metric", name)
-    if not isinstance(value, float) or not np.isfinite(value):
+    if not isinstance(value, float) or (finite and not np.isfinite(value)):
         raise UserCodeError(
             f"computing the metric at {name}: expected a finite number, got {value}. "
             f"Return a float, higher is better.",

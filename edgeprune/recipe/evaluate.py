@@ -52,7 +52,8 @@ def evaluate(
     """Outputs of `model` over every batch of `split`, in eval mode, without gradients.
 
     metric: accuracy if None. usable: the split's name; then outputs that nothing can be judged by
-    are refused, see `require_usable`. The model's mode is put back afterwards.
+    are refused, see `require_usable`, and so is a metric that is not finite. The model's mode is
+    put back afterwards.
     Raises DataError for an empty split, inputs that the model does not take, or labels that come
     and go; UserCodeError from the metric.
     """
@@ -78,7 +79,9 @@ def evaluate(
     if usable is not None:
         require_usable(whole, usable)
     labels = np.concatenate(targets) if targets else None
-    value = None if labels is None else apply_metric(metric, whole, labels)
+    value = (
+        None if labels is None else apply_metric(metric, whole, labels, finite=usable is not None)
+    )
     return Evaluation(outputs=whole, targets=labels, value=value)
 
 

@@ -124,7 +124,7 @@ def seal(out: Path, report: Report, made_from: Provenance) -> Bundle:
             files=list_files(staging),
         )
         (staging / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        _sync(staging)
+        make_durable(*staging.rglob("*"), staging)
         _put(staging, out)
     except OSError as error:
         raise EnvironmentFailed(
@@ -135,9 +135,9 @@ def seal(out: Path, report: Report, made_from: Provenance) -> Bundle:
     return Bundle(path=out, report=report, manifest=manifest)
 
 
-def _sync(folder: Path) -> None:
-    """Make every file below `folder`, and its names, durable."""
-    for path in (*folder.rglob("*"), folder):
+def make_durable(*paths: Path) -> None:
+    """Files' contents, or folders' names, on disk: a power cut does not undo them."""
+    for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -157,4 +157,5 @@ def _put(staging: Path, out: Path) -> None:
         if old.exists():
             old.rename(out)
         raise
+    make_durable(out.absolute().parent)
     shutil.rmtree(old, ignore_errors=True)

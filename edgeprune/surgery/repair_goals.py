@@ -128,6 +128,8 @@ def _affine(
     module: CapturedModule, norm: fx.Node, rank: int
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Scale and shift of a batch norm in eval mode, for channels along dim 1; None if computed."""
+    if any(isinstance(a, fx.Node) and a.op != "get_attr" for a in norm.args[1:5]):
+        return None, None
     tensors = []
     for argument in norm.args[1:5]:
         found = (

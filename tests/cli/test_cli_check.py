@@ -98,6 +98,9 @@ def test_what_was_not_asked_for_is_named(shipped):
         (["model.onnx", "--data", "model.onnx", "--accuracy-min", "1"], 2, [".npz"]),
         (["model.onnx", "--target", "raspbery-pi-4"], 2, ["Did you mean 'raspberry-pi-4'?"]),
         (["model.onnx", "--junit", "rapid.toml/junit.xml"], 5, ["writing at"]),
+        (["model.onnx", "--junit", "."], 5, ["writing at", "got a folder"]),
+        (["model.onnx", "--latency-ms", "inf"], 2, ["p50_ms: expected a finite number"]),
+        (["model.onnx", "--size-mib", "inf"], 2, ["size_mib: expected a finite number"]),
         (["model.onnx", "--accuracy-min", "95"], 2, ["--accuracy-min", "less than or equal to 1"]),
     ],
 )
@@ -135,6 +138,48 @@ def test_times_that_bench_saved_are_judged_by_check(shipped, monkeypatch):
     model.producer_name = "somebody else"
     onnx.save(model, "model.onnx")
     assert invoke("check", "model.onnx", *imported).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"threads": 2}, "expected 1 thread(s), as the target has, got 2"),
+        ({"batch": 4}, "expected 1 sample(s) an inference, as the target has, got 4"),
+        ({"isa": []}, "expected a machine with sse9, as the target has, got one without"),
+        ({"isa": ["sse9", "mmx9"]}, "expected a machine without mmx9"),
+        ({"arch": "riscv64"}, "got those of riscv64"),
+    ],
+)
+def test_times_of_another_machine_or_way_are_refused(shipped, monkeypatch, changes, part):
+    """Threads, batch, instruction sets and architecture of saved samples must be the target's."""
+    monkeypatch.chdir(shipped)
+    invoke("bench", "model.onnx", "--rounds", "2", "--save", "s.json", "--target", "rapid.toml")
+    saved = json.loads((shipped / "s.json").read_text())
+    saved["before"]["arch"] = changes.pop("arch", "x86_64")
+    (shipped / "s.json").write_text(json.dumps(saved | {"isa": ["sse9"]} | changes))
+    (shipped / "board.toml").write_text(
+        'status = "facts"\nsources = ["a data sheet"]\n'
+        '[cpu]\narch = "x86_64"\nisa = ["sse9"]\nisa_absent = ["mmx9"]\n'
+    )
+    common = ["model.onnx", "--target", "board.toml", "--import", "s.json", "--latency-ms", "1e6"]
+    refused = invoke("check", *common)
+
+    assert refused.exit_code == 2
+    assert part in refused.stderr
+    fitting = saved | {"isa": ["sse9"]}
+    fitting["before"]["arch"] = "x86_64"
+    (shipped / "s.json").write_text(json.dumps(fitting))
+    assert invoke("check", *common).exit_code == 0
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_measurement(shipped, monkeypatch):
+    """bench --save into a folder that is not there: exit code 5, and nothing was timed."""
+    monkeypatch.chdir(shipped)
+    monkeypatch.setattr("edgeprune.measure.lineup.measure_lineup", lambda *_, **__: 1 / 0)
+    done = invoke("bench", "model.onnx", "--save", "nowhere/s.json", "--target", "rapid.toml")
+
+    assert done.exit_code == 5
+    assert "no folder" in done.stderr
 
 
 def test_a_probed_profile_is_a_target_that_can_be_measured_here(shipped, monkeypatch):

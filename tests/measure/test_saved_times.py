@@ -13,7 +13,7 @@ from edgeprune.measure.intervals import latency_ms, ratio
 from edgeprune.measure.lineup import measure_lineup
 from edgeprune.measure.result import file_sha256
 from edgeprune.measure.samples import Samples
-from edgeprune.measure.saved import paired_of, read_saved, save_lineup
+from edgeprune.measure.saved import paired_of, read_saved, saved_text
 from edgeprune.measure.settings import Settings
 from edgeprune.targets import load_target, read_target
 
@@ -64,7 +64,7 @@ def test_every_round_runs_every_model_once(lineup):
 def test_what_was_saved_is_read_back_whole(lineup, tmp_path):
     """Every sample, and which file is which by its hash, whatever it is called now."""
     found, _ = lineup
-    save_lineup(tmp_path / "s.json", found, ("avx2",))
+    (tmp_path / "s.json").write_text(saved_text(found, ("avx2",)))
 
     saved = read_saved(tmp_path / "s.json")
     paired = paired_of(
@@ -81,7 +81,7 @@ def test_what_was_saved_is_read_back_whole(lineup, tmp_path):
 def test_times_of_another_file_are_refused(lineup, tmp_path):
     """The same name with other content, or a name that was not measured: DataError says which."""
     found, _ = lineup
-    save_lineup(tmp_path / "s.json", found, ())
+    (tmp_path / "s.json").write_text(saved_text(found, ()))
     saved = read_saved(tmp_path / "s.json")
 
     with pytest.raises(DataError, match="another file of that name"):
@@ -126,7 +126,7 @@ def test_a_file_that_is_not_whole_is_refused(tmp_path, text):
 
 def test_rounds_that_are_not_whole_are_refused(lineup, tmp_path):
     """A process that is missing for one of the models breaks the pairs."""
-    save_lineup(tmp_path / "s.json", lineup[0], ())
+    (tmp_path / "s.json").write_text(saved_text(lineup[0], ()))
     table = json.loads((tmp_path / "s.json").read_text())
     del table["models"][1]["samples"][0]
     (tmp_path / "s.json").write_text(json.dumps(table))

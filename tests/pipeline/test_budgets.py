@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import onnx
 import pytest
 
 from edgeprune.errors import BudgetNotMet, UsageError
 from edgeprune.gates.verdict import Verdict
-from edgeprune.measure.samples import Ratio
+from edgeprune.measure.machine import machine_state
+from edgeprune.measure.samples import PairedSamples, Ratio, Samples
 from edgeprune.pipeline import budget, speed
 from edgeprune.pipeline import round as one_round
 from edgeprune.pipeline.budget import budget_verdict
@@ -45,6 +49,37 @@ def test_a_share_of_the_cost_is_met_and_not_overshot(
     assert 0.3 <= share <= 0.4
     assert (verdict.outcome, verdict.limit) == ("pass", 0.4)
     assert verdict.observed == pytest.approx(share)
+
+
+@pytest.mark.parametrize("multiple", [1, 2, 4])
+@pytest.mark.parametrize("criterion", ["l1", "l2", "random"])
+def test_global_leaves_no_more_units_than_asked(task, prepared, rounds_of, criterion, multiple):
+    """However widths are rounded, round after round: at most half of the units, and the verdict's
+    limit is the half that was asked for."""
+    changes = _budget(
+        "keep_fraction = 0.5",
+        **{
+            "multiple = 4": f'multiple = {multiple}\nallocation = "global"',
+            "rounds = 2": "rounds = 3",
+            'criterion = "l1"': f'criterion = "{criterion}"',
+        },
+    )
+    job = prepared(task(changes))
+
+    verdict = budget_verdict(job, rounds_of(job), None)
+
+    assert (verdict.outcome, verdict.limit) == ("pass", 0.5)
+    assert 0.4 <= verdict.observed <= 0.5
+
+
+def test_more_units_than_asked_are_a_failure(task, prepared, rounds_of):
+    """Whatever the rounds left: more than the limit does not pass."""
+    job = prepared(task(_budget("keep_fraction = 0.5")))
+    pruning = dataclasses.replace(rounds_of(job), asked=0.4)
+
+    verdict = budget_verdict(job, pruning, None)
+
+    assert (verdict.outcome, verdict.limit) == ("fail", 0.4)
 
 
 def test_the_way_to_the_budget_is_geometric(task, rounds_of):
@@ -153,6 +188,47 @@ def test_a_speedup_wants_a_target_that_can_be_measured(task):
         _goal(path)
 
 
+def test_candidates_are_timed_as_the_second_of_two_with_the_dense_model_first(task, monkeypatch):
+    """The baseline of every measurement is the dense file, the candidate a smaller one."""
+    seen = []
+
+    def timed(baseline, candidate, target, settings, *, progress):
+        seen.append([initializers(onnx.load(path)) for path in (baseline, candidate)])
+        state = machine_state()
+        return PairedSamples(
+            baseline=(_process(2.0), _process(2.02)),
+            candidate=(_process(1.0), _process(1.01)),
+            baseline_first=(True, False),
+            settings=settings,
+            threads=1,
+            batch=1,
+            before=state,
+            after=state,
+        )
+
+    def initializers(model):
+        return sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+
+    monkeypatch.setattr(speed, "measure_pairs", timed)
+    _, goal, steps = _goal(task(_budget("speedup = 1.5")))
+
+    assert seen
+    assert all(first == seen[0][0] > second for first, second in seen)
+    assert 0 < goal.units < 1
+    assert sum(step.startswith("probe") for step in steps) == len(seen)
+
+
+def _process(ms):
+    return Samples(
+        model_sha256="0",
+        times_ms=(ms,) * 11,
+        load_ms=1.0,
+        first_ms=1.0,
+        peak_rss_mib=1.0,
+        onnxruntime="0",
+    )
+
+
 def test_a_budget_of_speedup_is_judged_by_the_final_measurement(task, monkeypatch, rounds_of):
     """The bound of the interval decides: at 2.1 [1.9, 2.3] a budget of 2 is inconclusive."""
     _measured_as(monkeypatch, lambda macs: 9.0)
@@ -243,6 +319,7 @@ def test_units_that_were_refused_are_not_trained_again(task, rounds_of, monkeypa
     pruning = rounds_of(task(changes))
 
     again = [r for r in pruning.rounds if "same units" in r.why]
+    assert again
     assert all(r.proof is None and "by the test" in r.why for r in again)
     assert pruning.rounds[0].accepted is False
 

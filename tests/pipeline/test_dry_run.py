@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from edgeprune.errors import UsageError
 from edgeprune.measure.settings import Settings
 from edgeprune.pipeline import dry_run as module
 from edgeprune.pipeline.dry_run import dry_run
@@ -103,6 +104,23 @@ def test_estimates_are_counted_from_steps_that_were_timed(task, monkeypatch):
     assert searched.measuring_seconds.most == 7 * most + 6 * 2 * 100
     assert "measuring candidates" in searched.notes[0]
     assert plain.peak_memory_bytes > 2**40
+
+
+def test_a_speedup_is_refused_where_the_run_refuses_it(task):
+    """No clock here says anything about the target: UsageError, as from the run."""
+    recipe = task({"{ keep_fraction = 0.5 }": "{ speedup = 1.5 }"})
+    (recipe.parent / "board.toml").write_text(ELSEWHERE)
+
+    with pytest.raises(UsageError, match="a target that this machine can measure"):
+        _outlook(recipe, target=str(recipe.parent / "board.toml"))
+
+
+def test_a_speedup_beyond_the_smallest_widths_is_said_and_not_refused(task):
+    """Only the run can measure what the smallest widths reach: they are shown, with a note."""
+    outlook = _outlook(task(UNTRAINED | {"{ keep_fraction = 0.5 }": "{ speedup = 100 }"}))
+
+    assert all(len(group.keep) == 4 for group in outlook.plan.groups)
+    assert any("beyond the smallest widths" in note for note in outlook.notes)
 
 
 def test_memory_is_that_of_the_run(task):

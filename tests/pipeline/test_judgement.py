@@ -8,6 +8,8 @@ import pytest
 from edgeprune.errors import DataError
 from edgeprune.gates.judging import judge
 from edgeprune.gates.prediction import Predictions
+from edgeprune.measure.machine import machine_state
+from edgeprune.measure.samples import PairedSamples, Samples
 from edgeprune.measure.settings import Settings
 from edgeprune.pipeline import judgement
 from edgeprune.pipeline.budget import budget_verdict
@@ -22,13 +24,13 @@ LEAST = Settings(
 DEVICE = """
 status = "generic"
 [budget]
-p50_ms = 1e6
-p90_ms = 1e6
-first_ms = 1e6
-load_ms = 1e-6
-peak_rss_mib = 1e6
+p50_ms = 1.5
+p90_ms = 1.5
+first_ms = 5.0
+load_ms = 2.0
+peak_rss_mib = 64.0
 model_mib = 1e3
-regression_pct = 1e9
+regression_pct = 100.0
 accuracy_min_ratio = 0.01
 """
 
@@ -65,8 +67,12 @@ def test_without_labels_the_guard_and_the_gate_say_so(task, prepared, rounds_of)
     assert verdict.outcome == "inconclusive"
 
 
-def test_the_devices_own_limits_are_judged_beside_the_recipes(task, tmp_path):
-    """Each key of a profile's budget has a verdict of its own, by its own figure."""
+def test_the_devices_own_limits_are_judged_beside_the_recipes(task, tmp_path, monkeypatch):
+    """Each key of a profile's budget has a verdict of its own, by its own figure.
+
+    The times are scripted: 2 ms against 1 ms, 3 ms to load, 4 ms to begin, 50 MiB.
+    """
+    monkeypatch.setattr(judgement, "measure_pairs", _scripted)
     recipe = task({"epochs = 1.0": "epochs = 0.2", "drop = 0.05\nbudget": "drop = 1.0\nbudget"})
     (recipe.parent / "device.toml").write_text(DEVICE)
 
@@ -77,12 +83,39 @@ def test_the_devices_own_limits_are_judged_beside_the_recipes(task, tmp_path):
         measuring=LEAST,
     )
 
-    outcomes = {v.gate: v.outcome for v in bundle.report.verdicts}
+    found = {v.gate: v for v in bundle.report.verdicts}
     passed = ("latency", "speedup", "process_first", "process_memory", "size", "accuracy_ratio")
-    assert {gate: outcomes[gate] for gate in passed} == dict.fromkeys(passed, "pass")
-    assert outcomes["process_load"] == "fail"
-    assert outcomes["latency_p90"] == "inconclusive"  # 11 runs a process carry no p90
+    assert {gate: found[gate].outcome for gate in passed} == dict.fromkeys(passed, "pass")
+    assert found["process_load"].outcome == "fail"
+    assert found["latency_p90"].outcome == "inconclusive"  # 11 runs a process carry no p90
+    assert found["speedup"].limit == 0.5
+    figures = {gate: found[gate].observed for gate in ("process_load", "process_first", "latency")}
+    assert figures == pytest.approx({"process_load": 3, "process_first": 4, "latency": 1})
     assert bundle.exit_code == 1
+
+
+def _scripted(baseline, candidate, target, settings, *, progress):
+    def process(ms):
+        return Samples(
+            model_sha256="0",
+            times_ms=(ms,) * 11,
+            load_ms=3.0,
+            first_ms=4.0,
+            peak_rss_mib=50.0,
+            onnxruntime="0",
+        )
+
+    state = machine_state()
+    return PairedSamples(
+        baseline=(process(2.0),) * 3,
+        candidate=(process(1.0),) * 3,
+        baseline_first=(True, False, True),
+        settings=settings,
+        threads=1,
+        batch=1,
+        before=state,
+        after=state,
+    )
 
 
 def test_both_models_see_one_pass_in_order(monkeypatch):

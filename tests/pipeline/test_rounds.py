@@ -168,11 +168,21 @@ def test_the_whole_plan_is_proved_and_a_foreign_model_is_not(chain):
     assert np.isfinite(whole.unit_keep_fraction)
 
 
-def test_a_generator_of_the_splits_own_is_seeded_with_the_step():
-    """DataLoader(generator=...): two steps of one seed give one order, whatever ran in between."""
+@pytest.mark.parametrize("through", ["loader", "sampler", "batch sampler", "its sampler"])
+def test_a_generator_of_the_splits_own_is_seeded_with_the_step(through):
+    """DataLoader(generator=...) or a sampler's: two steps of one seed give one order, whatever ran
+    in between."""
     own = torch.Generator().manual_seed(7)
     numbers = torch.utils.data.TensorDataset(torch.arange(16))
-    loader = torch.utils.data.DataLoader(numbers, batch_size=16, shuffle=True, generator=own)
+    sampler = torch.utils.data.RandomSampler(numbers, generator=own)
+    batches = torch.utils.data.BatchSampler(sampler, 16, drop_last=False)
+    if through == "batch sampler":
+        batches = Shuffled(own)
+    options = {
+        "loader": {"batch_size": 16, "shuffle": True, "generator": own},
+        "sampler": {"batch_size": 16, "sampler": sampler},
+    }.get(through, {"batch_sampler": batches})
+    loader = torch.utils.data.DataLoader(numbers, **options)
     orders = []
     for seed in (3, 4, 3):
         with seeded(seed, (loader,)):
@@ -180,3 +190,16 @@ def test_a_generator_of_the_splits_own_is_seeded_with_the_step():
 
     assert orders[0] == orders[2]
     assert orders[0] != orders[1]
+
+
+class Shuffled:
+    """One batch of sixteen in an order of its own generator."""
+
+    def __init__(self, generator):
+        self.generator = generator
+
+    def __iter__(self):
+        yield torch.randperm(16, generator=self.generator).tolist()
+
+    def __len__(self):
+        return 1

@@ -243,6 +243,35 @@ def test_a_goal_behind_a_norm_is_asked_of_the_layer_before_it():
     torch.testing.assert_close(goal.asked(want, lambda: output), output, rtol=1e-4, atol=1e-4)
 
 
+def test_a_norm_whose_weight_is_computed_is_no_way_to_a_goal():
+    """Scale and shift that are no tensors of the model are not known: the layer keeps its own goal.
+
+    Two residual branches; the second norm's weight is the absolute value of a parameter.
+    """
+    model = net(
+        lambda s, x: s.head(
+            (y := x + s.up1(torch.relu(s.down1(x))))
+            + F.batch_norm(s.up2(torch.relu(s.down2(y))), s.mean, s.var, s.w.abs(), s.b)
+        ),
+        head=nn.Linear(12, 3),
+        **{f"{way}{block}": nn.Linear(12, 12) for block in "12" for way in ("down", "up")},
+    )
+    model.w, model.b = nn.Parameter(-noise(12) * 3), nn.Parameter(noise(12))
+    model.register_buffer("mean", noise(12))
+    model.register_buffer("var", noise(12).abs() + 0.5)
+    analysis = analyze(model, (noise(2, 12),))
+    decided = removal(analysis, down1__weight=[0, 1, 2, 3, 4])
+    small = shrink(analysis, decided)
+    left = survivors(analysis, decided)
+    layer = [n for n in small.graph.nodes if n.target is torch.ops.aten.linear.default][3]
+
+    goal = goal_of(left, small, layer, len(small.graph.nodes))
+
+    assert goal.reached is layer
+    report = refit(analysis, decided, small, [noise(400, 12)])
+    assert report.output_error_after < report.output_error_before
+
+
 def test_the_reference_and_the_samples_stay_as_they_are():
     """The dense model, the calibration samples and the pruned model given are not changed."""
     model = randomised(Deep())

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from pathlib import Path
 
+import jsonschema
 import pydantic
 import pytest
 
 from edgeprune.errors import EnvironmentFailed, UsageError
+from edgeprune.measure.here import why_not_here
 from edgeprune.targets import (
     Target,
     available_cores,
     load_target,
     override,
     target_names,
+    target_schema,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _file(folder: Path, text: str) -> Path:
@@ -178,3 +184,31 @@ def test_another_machine_may_have_more_cores_than_this_one(tmp_path: Path) -> No
     (tmp_path / "board.toml").write_text(text + "threads = 200\n")
 
     assert load_target(tmp_path / "board.toml").runtime.threads == 200
+
+
+def test_the_published_schema_is_the_models_and_takes_what_ships() -> None:
+    """docs/target.schema.json, for editors, is up to date; every shipped profile is valid by it."""
+    published = json.loads((ROOT / "docs" / "target.schema.json").read_text(encoding="utf-8"))
+
+    assert published == target_schema()
+    for name in target_names():
+        profile = tomllib.loads((ROOT / "targets" / f"{name}.toml").read_text(encoding="utf-8"))
+        jsonschema.validate(profile, published)
+    with pytest.raises(jsonschema.ValidationError, match="ram"):
+        jsonschema.validate({"status": "generic", "memory": {"ram": 1}}, published)
+
+
+def test_a_range_of_runtimes_is_one(tmp_path: Path) -> None:
+    """runtime.onnxruntime is a range of versions; anything else is refused with an example."""
+    with pytest.raises(UsageError, match=r"a range of versions, such as '>=1\.20,<2'"):
+        load_target(str(_file(tmp_path, 'status = "generic"\n[runtime]\nonnxruntime = "new"')))
+
+
+@pytest.mark.parametrize(("wanted", "here"), [(">=1.20", True), ("<1.0", False)])
+def test_another_runtime_is_another_target(tmp_path: Path, wanted: str, here: bool) -> None:
+    """A time of an ONNX Runtime that the target does not run is none of the target's."""
+    text = f'status = "generic"\n[runtime]\nonnxruntime = "{wanted}"'
+    reason = why_not_here(load_target(str(_file(tmp_path, text))))
+
+    assert (reason is None) is here
+    assert here or "it runs ONNX Runtime <1.0, this machine has" in str(reason)
