@@ -182,11 +182,17 @@ def _check_batch(name: str, batch: object) -> tuple[tuple[str, tuple[int, ...]],
         where = "inputs" if key == "0" and len(arrays) == 1 else f"input {key}"
         _check_values(name, where, array)
         sizes[where] = array.shape[0]
+    if isinstance(batch[1], Mapping) or is_several(batch[1]):
+        raise _fault(
+            name,
+            "one array or tensor as target",
+            _described(batch[1]),
+            "Stack the targets into one, which your metric and loss take apart.",
+        )
     if batch[1] is not None:
-        for key, target in named_inputs(batch[1]).items():
-            where = "target" if key == "0" else f"target {key}"
-            _check_values(name, where, target)
-            sizes[where] = target.shape[0]
+        target = to_numpy(batch[1])
+        _check_values(name, "target", target)
+        sizes["target"] = target.shape[0]
     if len(set(sizes.values())) > 1:
         listed = ", ".join(f"{where} {size}" for where, size in sizes.items())
         raise _fault(name, "inputs and target of one length", listed, "Slice them alike.")

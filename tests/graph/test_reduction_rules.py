@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import torch.nn.functional as F
 from small_nets import between, between_features, conv, image, net, noise, require_equal
 from torch import nn
@@ -101,14 +102,55 @@ def test_softmax_over_branches_lets_channels_go():
     assert pruned.proof.outcome == "proved"
 
 
-def test_sorting_picking_and_counting_by_data_pins():
-    """sort, topk, argmax over features: no rule, so nothing is guessed and the op is named."""
+def test_picking_and_counting_by_data_pins():
+    """one_hot, gather: no rule, so nothing is guessed and the op is named."""
     for move in (
-        lambda y: y.sort(-1)[0],
-        lambda y: y.topk(8)[0],
         lambda y: F.one_hot(y.argmax(-1), 8) + y,
         lambda y: y.gather(1, y.argsort(1)),
     ):
         analysis = analyze(between_features(move), (noise(2, 8),))
         assert analysis.groups == ()
         assert analysis.unknown
+
+
+RANKED = {
+    "max": lambda y, d: y.max(d)[0],
+    "max keepdim": lambda y, d: y.max(d, keepdim=True)[0].squeeze(d),
+    "min": lambda y, d: torch.min(y, d).values,
+    "median": lambda y, d: y.median(d).values,
+    "kthvalue": lambda y, d: y.kthvalue(2, d).values,
+    "topk": lambda y, d: y.topk(2, dim=d).values.sum(d),
+    "sort": lambda y, d: y.sort(d).values.narrow(d, 1, 2).sum(d),
+    "stable sort": lambda y, d: y.sort(dim=d, stable=True).values.narrow(d, 0, 2).sum(d),
+    "prod": lambda y, d: y.prod(d),
+    "argmax": lambda y, d: y.argmax(d).float(),
+}
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_what_is_chosen_along_another_axis_leaves_channels_removable(name):
+    """The largest value over time, as TextCNN and PointNet pool: channels stay channels."""
+    model = net(
+        lambda m, x: m.b(RANKED[name](m.a(x).tanh(), 2)),
+        a=nn.Conv1d(3, 8, 3, padding=1),
+        b=nn.Linear(8, 4),
+    )
+    pruned = prune(model, (noise(2, 3, 9),), criterion="random")
+
+    (group,) = pruned.plan.groups
+    assert (group.width, len(group.keep)) == (8, 4)
+    assert pruned.proof.outcome == "proved"
+
+
+@pytest.mark.parametrize("name", RANKED)
+def test_what_is_chosen_among_channels_pins_them(name):
+    """A channel that goes could have been the one that is chosen."""
+    model = net(
+        lambda m, x: m.b(RANKED[name](m.a(x).tanh(), 1)),
+        a=nn.Conv1d(3, 8, 3, padding=1),
+        b=nn.Linear(9, 4),
+    )
+    analysis = analyze(model, (noise(2, 3, 9),))
+
+    assert [group.name for group in analysis.groups] == []
+    assert analysis.unknown == ()

@@ -58,6 +58,8 @@ def test_good_data_is_accepted():
         ([(np.full((2, 5), np.nan), None)], ["finite numbers in inputs", "10 of 10"]),
         ([(torch.tensor([[np.inf] + [0.0] * 4]), None)], ["finite", "1 of 5"]),
         ([(np.zeros((0, 5)), None)], ["the batch as first dim", "(0, 5)"]),
+        ([(np.zeros((2, 5)), (np.zeros(2), np.zeros(2)))], ["one array", "tuple of 2", "Stack"]),
+        ([(np.zeros((2, 5)), {"a": np.zeros(2)})], ["one array", "dict"]),
         ([(np.float32(3), None)], ["the batch as first dim", "shape ()"]),
         ([([["a", "b"]], None)], ["array or tensor of numbers"]),
         ([([[1.0], [1.0, 2.0]], None)], ["array or tensor of numbers"]),
@@ -176,9 +178,9 @@ def test_the_users_metric_gets_the_whole_split():
 
 @pytest.mark.parametrize("metric", [lambda o, t: 1 / 0, lambda o, t: float("nan")])
 def test_a_failing_metric_is_the_users(metric):
-    """A metric that raises or gives NaN is a UserCodeError."""
+    """A metric that raises, or gives NaN where it is to judge a model, is a UserCodeError."""
     with pytest.raises(UserCodeError, match="computing the metric"):
-        evaluate(Named(), batches(), metric)
+        evaluate(Named(), batches(), metric, usable="validation")
 
 
 def test_labels_out_of_range_are_refused():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from edgeprune.graph.labels import Value, varying
+from edgeprune.graph.observe import TensorFact
 from edgeprune.graph.registry import rule
 from edgeprune.graph.trace import Trace
 
@@ -68,6 +69,9 @@ def additive(
 @rule(
     aten.amax.default,
     aten.amin.default,
+    aten.argmax.default,
+    aten.argmin.default,
+    aten.prod.dim_int,
     aten.logsumexp.default,
     aten.var.correction,
     aten.var.dim,
@@ -85,8 +89,11 @@ def selective(
 
     x (2, 4, 16), amax over dim 2 with labels (head, dim): whole heads stay removable.
     """
+    return _selected(t, x, _dims(dim, len(x.shape)), len(t.shape) == len(x.shape))
+
+
+def _selected(t: Trace, x: Value, dims: tuple[int, ...], keep: bool) -> Value:
     why = "a statistic is taken over this axis"
-    dims = _dims(dim, len(x.shape))
     passing = []
     for layer in x.layers:
         if set(varying(layer)) <= set(dims):
@@ -94,7 +101,35 @@ def selective(
         else:
             t.tie(layer, dims, why)
             passing.append(layer)
-    return t.settle(_reduced(x, passing, dims, len(t.shape) == len(x.shape)))
+    return t.settle(_reduced(x, passing, dims, keep))
+
+
+@rule(
+    aten.max.dim,
+    aten.min.dim,
+    aten.median.dim,
+    aten.nanmedian.dim,
+    aten.mode.default,
+    aten.kthvalue.default,
+    aten.topk.default,
+    aten.sort.default,
+    aten.sort.stable,
+)
+def ranked(t: Trace, x: Value, *args: object, **kwargs: object) -> tuple[Value, ...]:
+    """Values chosen along an axis, and the places they were found at: like `selective`, twice.
+
+    x (2, 8, 30), max over dim 2 -> values and places (2, 8): channel 3 stays channel 3.
+    """
+    names = [argument.name for argument in t.target._schema.arguments[1:]]
+    given = dict(zip(names, args, strict=False)) | kwargs
+    dim = given.get("dim", -1)
+    fact = t.facts[t.node.name]
+    if not isinstance(dim, int) or not isinstance(fact, tuple):
+        raise TypeError(f"{t.target} over dim {dim!r} does not result in two tensors")
+    shapes = [member.shape for member in fact if isinstance(member, TensorFact)]
+    kept = len(shapes[0]) == len(x.shape)
+    chosen = _selected(t, x, _dims(dim, len(x.shape)), kept)
+    return tuple(Value(shape, chosen.layers) for shape in shapes)
 
 
 @rule(aten.linalg_vector_norm.default)
