@@ -33,7 +33,7 @@ def tables(outlook: Outlook) -> tuple[Table | str, ...]:
     ]
     times = [
         ("training", _duration(outlook.training_seconds)),
-        ("analysis, proof, validation, export", _duration(outlook.checking_seconds)),
+        ("loading, analysis, proof, validation, export", _duration(outlook.checking_seconds)),
         ("latency", _span(outlook.measuring_seconds)),
         ("memory at its peak", size(outlook.peak_memory_bytes)),
     ]

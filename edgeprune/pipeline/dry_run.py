@@ -88,7 +88,9 @@ def dry_run(
     """Think a recipe through. Raises what the start of a run raises, BudgetNotMet included."""
     progress = progress or Silent()
     with seeded(recipe.prune.seed):
+        start = time.perf_counter()
         job = prepare(recipe, chosen_target(recipe, target), None, progress)
+        prepared = time.perf_counter() - start
         progress.stage("plan")
         goal, notes = _goal(job)
         start = time.perf_counter()
@@ -110,7 +112,7 @@ def dry_run(
         pins=len(job.dense.pins),
         notes=notes,
         training_seconds=_training_seconds(job, goal.dense, costs, tried),
-        checking_seconds=_checking_seconds(len(plans), tried, scoring),
+        checking_seconds=prepared + _checking_seconds(len(plans), tried, scoring),
         measuring_seconds=_measuring_seconds(job, tried),
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         + tried.timed_process_bytes,

@@ -50,6 +50,11 @@ class Job:
         return self.recipe.prune.multiple or self.target.pruning.channel_multiple
 
     @property
+    def metric_word(self) -> str:
+        """What the figure on validation is called: accuracy, or metric for one of the user's."""
+        return "accuracy" if self.data.metric is None else "metric"
+
+    @property
     def splits(self) -> tuple[Split, ...]:
         """What a step may read; the test split is not among them."""
         data = self.data
@@ -104,8 +109,7 @@ def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress
     accuracy = validation_accuracy(captured.module, captured.inputs, data, usable="validation")
     with seeded(recipe.prune.seed):
         require_loss(recipe, data, captured.module)
-    progress.note(f"dense: accuracy {shown(accuracy)} on validation, {len(dense.groups)} groups")
-    return Job(
+    job = Job(
         recipe=recipe,
         recipe_sha256=read,
         target=target,
@@ -115,6 +119,9 @@ def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress
         dense=dense,
         dense_accuracy=accuracy,
     )
+    figure = f"{job.metric_word} {shown(accuracy)} on validation"
+    progress.note(f"dense: {figure}, {len(dense.groups)} groups")
+    return job
 
 
 def require_loss(recipe: Recipe, data: Data, module: nn.Module) -> None:

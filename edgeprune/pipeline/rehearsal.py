@@ -73,12 +73,11 @@ def rehearse(job: Job, plan: Plan, progress: Progress) -> Rehearsal:
         export_captured(job, job.dense.captured, path, ())
         exported = time.perf_counter()
         timed_process, timed_bytes = _timed(job, path)
-    validation = judged - repaired
     return Rehearsal(
         removal=removed - start,
-        repair=max(0.0, repaired - removed - validation),  # it ends with a validation of its own
+        repair=repaired - removed,
         training_step=step,
-        validation=validation,
+        validation=judged - repaired,
         analysis=analyzed - judged,
         export=exported - trained,
         timed_process=timed_process,

@@ -22,7 +22,7 @@ from edgeprune.planning.plan import Plan
 from edgeprune.recipe.data import Batch, Split
 from edgeprune.recipe.feeding import batch_size
 from edgeprune.recover.finetune import Settings, finetune
-from edgeprune.release.report import Round, RoundAccuracy, RoundProof
+from edgeprune.release.report import Round, RoundAccuracy, RoundProof, RoundRepair
 from edgeprune.scoring.scores import Scores, score
 from edgeprune.surgery.prove import Proof, prove
 from edgeprune.surgery.repair import refit
@@ -104,10 +104,11 @@ def _carry_out(
     small = shrink(state.analysis, smaller)
     proof = prove(state.analysis, smaller, small, seed=job.seed).require()
     removed = validated(job, small)
-    repaired = repair_(job, state.analysis, smaller, small, progress)
+    repair = repair_(job, state.analysis, smaller, small, progress)
+    repaired = None if repair is None else validated(job, small)
     recover_(job, small, job.recipe.recover.epochs, step.number, progress)
     trained = job.recipe.recover.epochs > 0
-    recovered = validated(job, small) if trained or repaired is None else repaired
+    recovered = validated(job, small) if trained or repair is None else repaired
     accepted, why = judge_accuracy(job, recovered)
     figures = cost(reanalyzed(job, small).captured)
     accuracy = RoundAccuracy(
@@ -117,6 +118,7 @@ def _carry_out(
         update={
             "accuracy": accuracy,
             "proof": proof_row(proof),
+            "repair": None if repair is None else repair_row(repair),
             "params": figures.params,
             "macs": figures.macs,
         }
@@ -205,8 +207,8 @@ def proof_row(proof: Proof) -> RoundProof:
 
 def repair_(
     job: Job, before: Analysis, smaller: Plan, small: CapturedModule, progress: Progress
-) -> float | None:
-    """Refit `small` in place on calibration inputs; its accuracy, None without repair or labels."""
+) -> Repair | None:
+    """Refit `small` in place on calibration inputs; None where the recipe asks for no repair."""
     settings = job.recipe.repair
     if settings.samples == 0:
         return None
@@ -214,18 +216,30 @@ def repair_(
     found = refit(
         before, smaller, small, inputs_of(split), samples=settings.samples, ridge=settings.ridge
     )
-    progress.note(_repair_line(found))
-    return validated(job, small)
+    progress.note(_repair_line(repair_row(found)))
+    return found
 
 
-def _repair_line(found: Repair) -> str:
+def repair_row(found: Repair) -> RoundRepair:
+    """A repair as the report has it."""
+    return RoundRepair(
+        layers=len(found.layers),
+        refitted=sum(layer.accepted for layer in found.layers),
+        samples=found.samples,
+        error_before=found.output_error_before,
+        error_after=found.output_error_after,
+        kept=found.kept,
+        why=found.why,
+    )
+
+
+def _repair_line(row: RoundRepair) -> str:
     """What the repair did, in a line; errors are shares of the output's variance."""
-    if not found.kept:
-        return f"repair undone: {found.why}"
-    done = sum(layer.accepted for layer in found.layers)
+    if not row.kept:
+        return f"repair undone: {row.why}"
     return (
-        f"repair: {done} of {len(found.layers)} layers refitted on {found.samples} samples, "
-        f"output error {found.output_error_before:.3g} -> {found.output_error_after:.3g}"
+        f"repair: {row.refitted} of {row.layers} layers refitted on {row.samples} samples, "
+        f"output error {row.error_before:.3g} -> {row.error_after:.3g}"
     )
 
 
@@ -273,7 +287,7 @@ def judge_accuracy(job: Job, recovered: float | None) -> tuple[bool, str]:
         return True, "accepted, the guard cannot judge: validation has no labels"
     limit = job.recipe.prune.max_accuracy_drop
     drop = job.dense_accuracy - recovered
-    figures = f"accuracy {recovered:.4f} on validation, {drop:.4f} below dense"
+    figures = f"{job.metric_word} {recovered:.4f} on validation, {drop:.4f} below dense"
     if math.isfinite(drop) and drop <= limit + _ROUNDING:
         return True, f"accepted, {figures}"
     return False, f"undone, {figures}, more than max_accuracy_drop {limit:g}"

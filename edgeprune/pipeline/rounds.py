@@ -30,6 +30,8 @@ from edgeprune.planning.plan import Plan
 from edgeprune.release.report import FinalTraining, Round
 
 MOST_REFUSALS = 3
+MOST_REPEATS = 4
+"""Halvings in a row that leave the units of a refused round: then there is nothing between."""
 
 
 class _Done(BaseModel):
@@ -82,13 +84,15 @@ class _Way:
     position: Fraction = Fraction(0)
     refused: dict[str, str] = field(default_factory=dict)
     refusals: int = 0
+    repeats: int = 0
     stopped: str | None = None
 
 
 def prune_in_rounds(job: Job, goal: Goal, work: Work, progress: Progress) -> Pruning:
     """All rounds: until the budget is met, or the guard has refused three.
 
-    A refused round leaves no trace but its record, and the next one goes half as far. Rounds that
+    A refused round leaves no trace but its record, and the next one goes half as far; where widths
+    are rounded so coarsely that this is the same again, half as far once more. Rounds that
     the journal already has are not done again. Raises ProofFailed and BudgetNotMet.
     """
     way = _Way(
@@ -145,15 +149,27 @@ def _written(work: Work, name: str, candidate: Candidate) -> _Done:
 
 
 def _move(way: _Way, done: _Done, ahead: Fraction) -> None:
-    """Go on from an accepted round; halve the step, or stop, after a refused one."""
+    """Go on from an accepted round; halve the step, or stop, after a refused one.
+
+    Half a step that leaves the units of a refused round was not tried, so it is no refusal.
+    """
     if done.record.accepted:
         way.position = ahead
         if done.checkpoint is not None:
             way.last, way.state = (done.checkpoint, done.record.accuracy.recovered), None
             way.refused = {}
         return
-    way.refusals += 1
     way.step /= 2
+    if done.record.proof is None:
+        way.repeats += 1
+        if way.repeats == MOST_REPEATS:
+            way.stopped = (
+                f"no smaller step leaves other units than a round that was refused, "
+                f"{float(way.position):.0%} of the way was accepted ({done.record.why})"
+            )
+        return
+    way.refusals += 1
+    way.repeats = 0
     if done.fingerprint is not None:
         way.refused.setdefault(done.fingerprint, done.record.why)
     if way.refusals == MOST_REFUSALS:
@@ -188,11 +204,11 @@ def _train_on(
     found = FinalTraining(accuracy=done.accuracy, accepted=done.checkpoint is not None)
     if done.checkpoint is None:
         progress.note(
-            f"final training undone: accuracy {shown(done.accuracy)} on validation, "
+            f"final training undone: {job.metric_word} {shown(done.accuracy)} on validation, "
             f"{shown(state.accuracy)} before it"
         )
         return state, found
-    progress.note(f"final training: accuracy {shown(done.accuracy)} on validation")
+    progress.note(f"final training: {job.metric_word} {shown(done.accuracy)} on validation")
     return _restored(job, done.checkpoint, done.accuracy, work), found
 
 

@@ -171,7 +171,7 @@ class PruneSection(Section):
     )
     exact_only: bool = Field(
         default=False,
-        description="Whether to pin what redefines a statistic (the width of LayerNorm, RMSNorm).",
+        description="Whether to pin what redefines a statistic (the width of LayerNorm).",
     )
 
 

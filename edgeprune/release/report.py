@@ -91,6 +91,22 @@ class RoundProof(Row):
     weak: bool = Field(default=False, description="Whether the controls failed to stand out.")
 
 
+class RoundRepair(Row):
+    """What least squares on unlabelled inputs did, before any training.
+
+    Errors are squared differences to the model before the removal, as shares of its outputs'
+    variance, on held-out samples.
+    """
+
+    layers: int = Field(ge=0, description="Layers that lost inputs.")
+    refitted: int = Field(ge=0, description="Layers that came out better and were kept.")
+    samples: int = Field(ge=0, description="Inputs used, a quarter of them only to judge.")
+    error_before: float = Field(description="Of the model's outputs, right after the removal.")
+    error_after: float = Field(description="Of the model's outputs, as the repair left them.")
+    kept: bool = Field(description="false: the whole was no better, and is as it was.")
+    why: str = Field(default="", description="Why it was not kept.")
+
+
 class Round(Row):
     """One round: score, remove, prove, recover, judge."""
 
@@ -99,6 +115,7 @@ class Round(Row):
     keep_fraction: float = Field(ge=0, le=1, description="Share of the dense units kept.")
     accuracy: RoundAccuracy = Field(default=RoundAccuracy(), description="On validation.")
     proof: RoundProof | None = Field(default=None, description="null: the round removed nothing.")
+    repair: RoundRepair | None = Field(default=None, description="null: there was none.")
     accepted: bool = Field(description="Whether the guard accepted it.")
     seconds: float = Field(ge=0, description="How long the round took, seconds.")
     params: int | None = Field(default=None, ge=0, description="Parameters after the round.")

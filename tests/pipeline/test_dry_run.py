@@ -97,7 +97,8 @@ def test_estimates_are_counted_from_steps_that_were_timed(task, monkeypatch):
 
     assert 60 < plain.training_seconds < 120
     rounds, end = 2 * (1000 + 500 + 3 * 10 + 2 * 5), 1000 + 10 + 2 * 5 + 2 * 100
-    assert plain.checking_seconds == pytest.approx(rounds + end, abs=10)  # and the scoring
+    # And loading and scoring, which are timed as they happen.
+    assert plain.checking_seconds == pytest.approx(rounds + end, abs=30)
     least, most = 2 * NORMAL.least_pairs * 2.0, 2 * NORMAL.most_pairs * 2.0
     assert (plain.measuring_seconds.least, plain.measuring_seconds.most) == (least, most)
     assert searched.measuring_seconds.least == 2 * least + 2 * 100

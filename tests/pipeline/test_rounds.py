@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,12 @@ from torch import nn
 
 from edgeprune.errors import ProofFailed
 from edgeprune.graph.analysis import analyze
+from edgeprune.pipeline import rounds
 from edgeprune.pipeline.equality import prove_whole, require_same_model
 from edgeprune.pipeline.seeding import seeded
 from edgeprune.pipeline.widths import step_plan, wanted_plan, whole_plan
 from edgeprune.planning.allocate import Request
+from edgeprune.release.report import Round
 from edgeprune.scoring.scores import score
 from edgeprune.surgery.shrink import shrink
 
@@ -203,3 +207,18 @@ class Shuffled:
 
     def __len__(self):
         return 1
+
+
+def test_the_same_units_again_are_no_refusal():
+    """Half a step that leaves the units of a refused round was not tried: half as far again. After
+    four in a row there is nothing between, and the run ends and says so."""
+    record = Round(round=2, criterion="l1", keep_fraction=0.8, accepted=False, seconds=0, why="x")
+    again = rounds._Done(record=record, fingerprint="f", checkpoint=None)
+    way = rounds._Way(state=None, step=Fraction(1, 3))
+
+    for _ in range(3):
+        rounds._move(way, again, Fraction(1, 3))
+    assert (way.refusals, way.step, way.stopped) == (0, Fraction(1, 24), None)
+
+    rounds._move(way, again, Fraction(1, 24))
+    assert "no smaller step leaves other units" in way.stopped

@@ -126,6 +126,19 @@ def test_repair_reads_training_inputs_and_never_validation(task, prepared, monke
     np.testing.assert_array_equal(caught.value.args[0], next(iter(job.data.train))[0])
 
 
+@pytest.mark.parametrize("samples", [0, 64])
+def test_the_report_tells_what_repair_did(task, rounds_of, samples):
+    """Every round's refitted layers, and the outputs' error, which falls; null without repair."""
+    found = rounds_of(task(QUICK | {"samples = 0": f"samples = {samples}"})).rounds
+
+    if not samples:
+        assert [row.repair for row in found] == [None, None]
+        return
+    assert all(0 < row.repair.refitted <= row.repair.layers for row in found)
+    assert all(row.repair.error_after < row.repair.error_before for row in found)
+    assert all(row.repair.kept and row.accuracy.repaired is not None for row in found)
+
+
 def test_a_drop_equal_to_the_limit_is_within_it(task, prepared):
     """0.91 - 0.9 is more than 0.01 in binary, and not in what was meant; NaN is never within."""
     job = dataclasses.replace(

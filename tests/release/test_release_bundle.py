@@ -85,7 +85,7 @@ def test_nothing_is_at_the_place_before_the_end(tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("edgeprune.release.bundle._sync", full)
+    monkeypatch.setattr("edgeprune.release.bundle.make_durable", full)
     with pytest.raises(EnvironmentFailed, match="No space left"):
         sealed(out, b"second")
 

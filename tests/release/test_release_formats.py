@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
-from report_example import HOSTILE, report, verdict
+from report_example import HOSTILE, one_round, report, verdict
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.release.chart import (
@@ -22,7 +22,7 @@ from edgeprune.release.chart import (
 from edgeprune.release.formats import report_format, report_formats
 from edgeprune.release.html import html, pin_reasons
 from edgeprune.release.junit import junit
-from edgeprune.release.report import Figures, FinalTraining, Report
+from edgeprune.release.report import Figures, FinalTraining, Report, RoundRepair
 from edgeprune.release.summary import summary
 
 VOID = {"meta", "link", "br", "line", "circle", "rect", "path", "polyline"}
@@ -252,6 +252,26 @@ def test_the_final_training_is_shown(accepted, style):
     rounds = html(full).partition(">Round by round</h2>")[2].partition("</section>")[0]
     assert "final training</th>" in rounds
     assert f"| final training |  |  | 93.00 % |  | {'yes' if accepted else 'no'} |" in summary(full)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_repair_did_stands_below_the_rounds(kept):
+    """Layers, inputs and the outputs' error before and after; why, where it was undone."""
+    repair = RoundRepair(
+        layers=6,
+        refitted=5,
+        samples=256,
+        error_before=0.27,
+        error_after=0.0125,
+        kept=kept,
+        why="" if kept else "the whole was no better",
+    )
+    first = one_round(1).model_copy(update={"repair": repair})
+    text = html(report(verdict("accuracy")).model_copy(update={"rounds": (first,)}))
+
+    assert "Repair of round 1: 5 of 6 layers refitted on 256 inputs" in text
+    assert "0.27 → 0.013 of their variance" in text
+    assert ("undone: the whole was no better" in text) is not kept
 
 
 def test_the_tradeoff_takes_the_best_cost_that_was_measured():
