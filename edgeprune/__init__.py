@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgeprune.errors import (
+        BudgetNotMet,
         DataError,
         EdgepruneError,
         EnvironmentFailed,
         InternalError,
         ModelNotSupported,
+        NothingToRemove,
         PlanError,
         ProofFailed,
         RecipeError,
@@ -37,6 +39,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Analysis",
+    "BudgetNotMet",
     "Data",
     "DataError",
     "EdgepruneError",
@@ -44,6 +47,7 @@ __all__ = [
     "InternalError",
     "LayerRepair",
     "ModelNotSupported",
+    "NothingToRemove",
     "Plan",
     "PlanError",
     "Proof",
@@ -68,11 +72,13 @@ __all__ = [
 
 _HOMES = {
     "edgeprune.errors": (
+        "BudgetNotMet",
         "DataError",
         "EdgepruneError",
         "EnvironmentFailed",
         "InternalError",
         "ModelNotSupported",
+        "NothingToRemove",
         "PlanError",
         "ProofFailed",
         "RecipeError",

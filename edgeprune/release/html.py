@@ -71,6 +71,7 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
+        faster=wording.faster,
         figure=wording.figure,
         percent=wording.percent,
         score=wording.score,

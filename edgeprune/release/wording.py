@@ -116,13 +116,20 @@ def headline(report: Report) -> str:
     parts = []
     if report.speedup is not None:
         interval = bracket((report.speedup.low, report.speedup.high))
-        parts.append(f"{figure(report.speedup.ratio, 3)} times faster {interval}")
+        parts.append(
+            f"{figure(report.speedup.ratio, 3)} times {faster(report.speedup.ratio)} {interval}"
+        )
     if dense.accuracy is not None and pruned.accuracy is not None:
         name = "accuracy" if report.metric == "accuracy" else "metric"
         parts.append(f"{name} {score_change(dense.accuracy, pruned.accuracy, report.metric)}")
     parts.append(f"parameters {change(dense.params, pruned.params)}")
     parts.append(f"multiply-accumulates {change(dense.macs, pruned.macs)}")
     return ", ".join(parts)
+
+
+def faster(ratio: float) -> str:
+    """How to read a ratio of latencies: 2.6 times 'faster', 0.98 times 'as fast'."""
+    return "faster" if ratio >= 1 else "as fast"
 
 
 def comparison(

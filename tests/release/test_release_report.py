@@ -11,7 +11,15 @@ from report_example import report, verdict
 
 from edgeprune.gates.verdict import Verdict
 from edgeprune.release import wording
-from edgeprune.release.report import Figures, Report, VerdictRow, published_schema, schema_text
+from edgeprune.release.html import html
+from edgeprune.release.report import (
+    Figures,
+    Report,
+    Speedup,
+    VerdictRow,
+    published_schema,
+    schema_text,
+)
 
 # DESIGN's contract, written out: what scripts may rely on.
 CONTRACT = {
@@ -211,6 +219,15 @@ def test_the_headline_counts_only_what_was_measured():
 
     assert wording.headline(bare) == "parameters -60 %, multiply-accumulates -50 %"
     assert wording.headline(report()).startswith("2.61 times faster [2.5, 2.7], accuracy -0.61")
+
+
+def test_a_slower_build_is_not_called_faster():
+    """A ratio below 1 is read as 'times as fast', in the headline and on the page."""
+    slow = Speedup(ratio=0.977, low=0.928, high=1.03, pairs=20)
+    slower = report(verdict("speedup", "fail")).model_copy(update={"speedup": slow})
+
+    assert wording.headline(slower).startswith("0.977 times as fast [0.928, 1.03]")
+    assert "0.977× as fast" in html(slower)
 
 
 def test_the_proof_is_told_by_its_numbers():
