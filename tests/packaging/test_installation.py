@@ -7,14 +7,15 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -112,15 +113,18 @@ def test_without_torch_the_other_commands_say_what_to_install(light, model):
 
 
 def test_the_wheel_with_everything_prunes_outside_the_checkout(wheel, tmp_path):
-    """The wheel beside torch: the code that runs is the wheel's, and a model is pruned."""
+    """The wheel beside what it requires with its torch extra, and nothing else: the code that runs
+    is the wheel's, a model is pruned and verified."""
     _run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
     python = tmp_path / "venv/bin/python"
     site = next((tmp_path / "venv").glob("lib/python*/site-packages"))
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    # torch and the rest come from the environment of the tests; its own edgeprune does not, as
-    # the pointer to the checkout is a .pth file, which only the first site-packages reads.
-    (site / "rest.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    # As pip would install it, without the gigabytes: links to those very distributions.
+    for name in _required("edgeprune", "torch"):
+        for top in _tops(name):
+            if not (site / top.name).exists():
+                (site / top.name).symlink_to(top)
     where = _run(python, "-c", "import edgeprune; print(edgeprune.__file__)", cwd=tmp_path)
     assert Path(where.stdout.strip()).is_relative_to(site)
 
@@ -137,3 +141,27 @@ def test_the_wheel_with_everything_prunes_outside_the_checkout(wheel, tmp_path):
     assert json.loads(done.stdout)["report"]["rounds"][0]["keep_fraction"] == 0.5
     verified = _run(python, "-m", "edgeprune", "verify", "out", "--json", cwd=tmp_path)
     assert json.loads(verified.stdout)["outcome"] == "pass"
+
+
+def _required(name, extra=""):
+    """Names of all distributions that one requires here, with an extra, those of those included."""
+    found, queue = set(), [(name, extra)]
+    while queue:
+        current, wanted = queue.pop()
+        for text in metadata.requires(current) or ():
+            requirement = Requirement(text)
+            marker = requirement.marker
+            if marker is not None and not marker.evaluate({"extra": wanted}):
+                continue
+            for option in ("", *requirement.extras):
+                if (requirement.name, option) not in found:
+                    found.add((requirement.name, option))
+                    queue.append((requirement.name, option))
+    return sorted({name for name, _ in found})
+
+
+def _tops(name):
+    """The files and folders of a distribution that lie in site-packages itself."""
+    distribution = metadata.distribution(name)
+    names = {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}
+    return [Path(distribution.locate_file(top)) for top in sorted(names)]
