@@ -14,12 +14,10 @@ from torch import fx
 from edgeprune.graph.groups import Group, Pin, SlotTable
 from edgeprune.graph.labels import Axis, Cause, Labels, varying
 from edgeprune.graph.module import CapturedModule, attribute
+from edgeprune.graph.operators import CONVOLUTIONS
 from edgeprune.graph.propagate import Walk
 
-aten = torch.ops.aten
-
 _ALONE = "all positions stand or fall together, so the width is all or nothing"
-_CONVOLUTIONS = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,7 +169,7 @@ def _depthwise_weights(module: CapturedModule) -> frozenset[str]:
     """Weights of convolutions with one input channel a group and several groups."""
     names = set()
     for node in module.graph.nodes:
-        if node.target in _CONVOLUTIONS and len(node.args) > 6 and node.args[6] != 1:
+        if node.target in CONVOLUTIONS and len(node.args) > 6 and node.args[6] != 1:
             weight = node.args[1]
             if isinstance(weight, fx.Node) and weight.op == "get_attr":
                 tensor = attribute(module, str(weight.target))

@@ -6,12 +6,10 @@ from edgeprune.gates.judging import judge
 from edgeprune.gates.latency import LatencyEvidence
 from edgeprune.gates.verdict import Outcome, Verdict
 from edgeprune.measure.samples import PairedSamples
+from edgeprune.pipeline.goal import UNIT_ROUNDING
 from edgeprune.pipeline.preparation import Job
 from edgeprune.pipeline.rounds import Pruning
 from edgeprune.planning.cost import cost
-
-# Shares of whole units are told apart beyond this.
-_ROUNDING = 1e-9
 
 
 def budget_verdict(job: Job, pruning: Pruning, paired: PairedSamples | None) -> Verdict:
@@ -62,7 +60,7 @@ def _of_units(job: Job, pruning: Pruning) -> Verdict:
     if nothing and pruning.stopped is None:
         pins = "; ".join(f"{pin.unit}: {pin.reason}" for pin in job.dense.pins[:3])
         said += f": nothing can be removed ({pins or 'widths too small for the multiple'})"
-    missed = nothing or pruning.stopped is not None or left > limit + _ROUNDING
+    missed = nothing or pruning.stopped is not None or left > limit + UNIT_ROUNDING
     return _verdict(
         "fail" if missed else "pass",
         left,

@@ -20,7 +20,7 @@ from edgeprune.surgery.forecast import forecast
 _BISECTIONS = 12
 _LEAST = 2.0**-_BISECTIONS
 # Shares of whole units are told apart beyond this.
-_ROUNDING = 1e-9
+UNIT_ROUNDING = 1e-9
 
 Planner = Callable[[float], Plan]
 """keep_fraction -> the plan that leaves that share of the dense units."""
@@ -58,14 +58,14 @@ class Goal:
             return self.share(forecast(dense, plan))
 
         high = 1.0 if self.units is None else limit
-        if left(high) <= limit + _ROUNDING:
+        if left(high) <= limit + UNIT_ROUNDING:
             return high
-        if left(_LEAST) > limit + _ROUNDING:
+        if left(_LEAST) > limit + UNIT_ROUNDING:
             raise self.missed(left(_LEAST))
         low = _LEAST
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
-            low, high = (middle, high) if left(middle) <= limit + _ROUNDING else (low, middle)
+            low, high = (middle, high) if left(middle) <= limit + UNIT_ROUNDING else (low, middle)
         return low
 
     def share(self, left: Cost) -> float:

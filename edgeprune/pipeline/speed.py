@@ -18,7 +18,7 @@ from edgeprune.exporting.onnx import export
 from edgeprune.graph.module import CapturedModule
 from edgeprune.measure.intervals import ratio
 from edgeprune.measure.pairs import measure_pairs
-from edgeprune.pipeline.goal import Goal, goal_of
+from edgeprune.pipeline.goal import UNIT_ROUNDING, Goal, goal_of
 from edgeprune.pipeline.preparation import Job, can_measure
 from edgeprune.pipeline.progress import Progress
 from edgeprune.pipeline.round import request_of, scores_of
@@ -31,8 +31,6 @@ from edgeprune.surgery.shrink import shrink
 # The final measurement must show the speedup again: aim a little beyond it.
 _MARGIN = 1.03
 _GRID = 64
-# Shares of whole widths are told apart beyond this.
-_ROUNDING = 1e-9
 # Candidates whose MACs differ by less are not told apart by one measurement.
 _CLOSE = 1.05
 
@@ -112,7 +110,7 @@ def require_reachable(job: Job, goal: Goal) -> None:
     smallest = wanted_plan(job.dense, None, scores, request_of(job, 1 / _GRID**2))
     wanted = wanted_plan(job.dense, None, scores, request_of(job, goal.value))
     at_the_end = wanted.axes and wanted.unit_keep_fraction <= smallest.unit_keep_fraction
-    if at_the_end and wanted.unit_keep_fraction > goal.value + _ROUNDING:
+    if at_the_end and wanted.unit_keep_fraction > goal.value + UNIT_ROUNDING:
         raise goal.missed(wanted.unit_keep_fraction)
 
 

@@ -10,23 +10,11 @@ from torch import fx
 
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.observe import Facts, TensorFact
+from edgeprune.graph.operators import CONVOLUTIONS, TRANSPOSED
 from edgeprune.graph.rules.summation import pair_of
 
 aten = torch.ops.aten
 
-_CONVOLUTIONS = (
-    aten.conv1d.default,
-    aten.conv1d.padding,
-    aten.conv2d.default,
-    aten.conv2d.padding,
-    aten.conv3d.default,
-    aten.conv3d.padding,
-)
-_TRANSPOSED = (
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
-)
 _PRODUCTS = (aten.matmul.default, aten.mm.default, aten.bmm.default, aten.linear.default)
 _SUMS_OF_PRODUCTS = (aten.addmm.default, aten.baddbmm.default)
 
@@ -55,10 +43,10 @@ def macs(captured: Captured, facts: Facts) -> int:
 
 
 def _macs(node: fx.Node, facts: Facts) -> int:
-    if node.target in _CONVOLUTIONS:
+    if node.target in CONVOLUTIONS:
         # Every output element sums over one group's inputs and the kernel.
         return math.prod(_shape(node, facts)) * math.prod(_operand(node, 1, facts)[1:])
-    if node.target in _TRANSPOSED:
+    if node.target in TRANSPOSED:
         return math.prod(_operand(node, 0, facts)) * math.prod(_operand(node, 1, facts)[1:])
     if node.target in _PRODUCTS:
         return math.prod(_shape(node, facts)) * _operand(node, 0, facts)[-1]

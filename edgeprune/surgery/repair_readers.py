@@ -12,24 +12,12 @@ from torch._ops import OpOverload
 from torch.fx.node import Argument
 
 from edgeprune.graph.module import CapturedModule, attribute
+from edgeprune.graph.operators import CONVOLUTIONS, TRANSPOSED
 from edgeprune.surgery.repair_layouts import Dense, Kernel, Layout
 from edgeprune.surgery.survivors import Survivors
 
 aten = torch.ops.aten
 
-_CONVOLUTIONS = (
-    aten.conv1d.default,
-    aten.conv1d.padding,
-    aten.conv2d.default,
-    aten.conv2d.padding,
-    aten.conv3d.default,
-    aten.conv3d.padding,
-)
-_TRANSPOSED = (
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
-)
 _PRODUCTS = (aten.matmul.default, aten.mm.default, aten.bmm.default)
 
 
@@ -137,7 +125,7 @@ def _operands(node: fx.Node) -> Operands | None:
             return Operands(1, 2, 0)
         case target if target in _PRODUCTS:
             return Operands(0, 1, None)
-        case target if target in _CONVOLUTIONS or target in _TRANSPOSED:
+        case target if target in CONVOLUTIONS or target in TRANSPOSED:
             return Operands(0, 1, bias[len(node.args) > 2 and node.args[2] is not None])
     return None
 
@@ -189,12 +177,12 @@ def _without_parameter(node: fx.Node, operands: Operands) -> LeftAlone | None:
 
 def _layout(node: fx.Node, weight: nn.Parameter) -> Layout | str:
     """How the node is linear in its weight, or why it cannot be said."""
-    if node.target not in _CONVOLUTIONS and node.target not in _TRANSPOSED:
+    if node.target not in CONVOLUTIONS and node.target not in TRANSPOSED:
         if weight.dim() != 2:
             return f"its weight has {weight.dim()} dims"
         return Dense(outputs_first=node.target is aten.linear.default)
     spatial = weight.dim() - 2
-    transposed = node.target in _TRANSPOSED
+    transposed = node.target in TRANSPOSED
     # (x, w, b, stride, padding, dilation, groups) or (..., output_padding, groups, dilation).
     stride = _per_dim(node, 3, spatial, 1)
     dilation = _per_dim(node, 7 if transposed else 5, spatial, 1)

@@ -41,14 +41,16 @@ def test_grouped_convolution_goes_by_groups():
     assert ("c.weight", 1, (3, 4, 5)) in slots(pruned)
 
 
+@pytest.mark.parametrize("padding", [1, "same"])
 @pytest.mark.parametrize("multiplier", [1, 3])
-def test_depthwise_convolution_with_multiplier(multiplier):
-    """Channel 3 with its `multiplier` filters; the group says that it is depthwise."""
+def test_depthwise_convolution_with_multiplier(multiplier, padding):
+    """Channel 3 with its `multiplier` filters; the group says that it is depthwise, however the
+    padding is spelled."""
     wide = 8 * multiplier
     model = net(
         lambda m, x: m.c(m.b(m.a(x)).relu()),
         a=conv(3, 8),
-        b=conv(8, wide, groups=8),
+        b=nn.Conv2d(8, wide, 3, padding=padding, groups=8),
         c=conv(wide, 4),
     )
     pruned = pruned_like_silenced(model, image())

@@ -13,7 +13,12 @@ from edgeprune.errors import ProofFailed, UsageError
 from edgeprune.measure.settings import Settings
 from edgeprune.pipeline import round as one_round
 from edgeprune.pipeline import run as whole_run
-from edgeprune.pipeline.round import judge_accuracy, recovery_settings, repair_
+from edgeprune.pipeline.round import (
+    judge_accuracy,
+    recovery_settings,
+    repair_,
+    request_of,
+)
 from edgeprune.pipeline.run import run
 from edgeprune.planning.plan import plan
 from edgeprune.recipe.schema import load_recipe, recipe_hash
@@ -107,6 +112,21 @@ def test_each_round_trains_with_a_seed_of_its_own(task, prepared):
     job = prepared(task({"multiple = 4": "multiple = 4\nseed = 7"}))
 
     assert [recovery_settings(job, 1.0, number).seed for number in (1, 2)] == [8, 9]
+
+
+def test_the_targets_widths_reach_the_plan(task, prepared):
+    """channel_multiple and depthwise_multiple of the profile; [prune] multiple wins over one."""
+    recipe = task({"multiple = 4\n": ""})
+    (recipe.parent / "device.toml").write_text(
+        'status = "generic"\n[pruning]\nchannel_multiple = 2\ndepthwise_multiple = 8\n'
+    )
+    (recipe.parent / "recipe.toml").write_text(
+        recipe.read_text() + '[target]\nname = "device.toml"\n'
+    )
+
+    request = request_of(prepared(recipe), 0.5)
+
+    assert (request.multiple, request.depthwise_multiple) == (2, 8)
 
 
 def test_repair_reads_training_inputs_and_never_validation(task, prepared, monkeypatch):

@@ -27,18 +27,23 @@ def test_widths_round_to_the_nearest_multiple(
     width: int, wanted: float, multiple: int, expected: int
 ) -> None:
     """Nearest allowed width; halves go up; a width below one multiple stays whole."""
-    assert round_width(group("a", width), wanted, multiple) == expected
+    assert round_width(group("a", width), wanted, Request(multiple=multiple)) == expected
 
 
 def test_a_head_of_64_rows_is_a_multiple_by_itself() -> None:
     """With 64 positions a unit, any number of units is a multiple of 16; with 24, every second."""
-    assert quantum(group("a", 12, rows=64), 16) == 1
-    assert quantum(group("a", 12, rows=24), 16) == 2
+    assert quantum(group("a", 12, rows=64), Request(multiple=16)) == 1
+    assert quantum(group("a", 12, rows=24), Request(multiple=16)) == 2
 
 
 def test_depthwise_widths_are_multiples_of_four_without_being_asked() -> None:
-    """A depthwise width of 10 out of 20 becomes 12 (or 8), never 10."""
-    assert round_width(group("a", 20, depthwise=True), 10, 1) == 12
+    """A depthwise width of 10 out of 20 becomes 12 (or 8), never 10, unless the target says so."""
+    depthwise = group("a", 20, depthwise=True)
+
+    assert round_width(depthwise, 10, Request()) == 12
+    assert round_width(depthwise, 10, Request(depthwise_multiple=1)) == 10
+    assert round_width(depthwise, 9, Request(depthwise_multiple=8)) == 8
+    assert round_width(group("b", 20), 10, Request(depthwise_multiple=8)) == 10
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,20 +5,12 @@ from __future__ import annotations
 import torch
 
 from edgeprune.graph.labels import Value, varying
+from edgeprune.graph.operators import CONVOLUTIONS, TRANSPOSED
 from edgeprune.graph.registry import rule
 from edgeprune.graph.trace import Trace
 
-aten = torch.ops.aten
 
-
-@rule(
-    aten.conv1d.default,
-    aten.conv1d.padding,
-    aten.conv2d.default,
-    aten.conv2d.padding,
-    aten.conv3d.default,
-    aten.conv3d.padding,
-)
+@rule(*CONVOLUTIONS)
 def convolution(
     t: Trace,
     x: Value,
@@ -38,11 +30,7 @@ def convolution(
     return _convolve(t, x, weight, bias, groups, into=1, out_of=0)
 
 
-@rule(
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
-)
+@rule(*TRANSPOSED)
 def transposed(
     t: Trace,
     x: Value,
