@@ -219,9 +219,19 @@ def _check_values(name: str, where: str, array: Array) -> None:
 
 
 def check_labels(name: str, target: Array, classes: int) -> None:
-    """Check that integer labels lie in 0 ... classes - 1; DataError names the offender."""
-    if target.dtype.kind not in "iub":
-        return
+    """Check that labels are whole numbers in 0 ... classes - 1; DataError names the offender.
+
+    A float that is whole (1.0) is a label; a fraction, NaN or a complex number is none.
+    """
+    whole = "whole numbers as labels"
+    if target.dtype.kind not in "iubf":
+        got = f"{target.ravel()[0]} ({target.dtype})"
+        raise _fault(name, whole, got, "Give each sample the number of its class.")
+    if target.dtype.kind == "f":
+        odd = target[~np.isfinite(target) | (target != np.floor(target))]
+        if odd.size:
+            got = f"{odd.size} of {target.size} that are none, such as {odd[0]}"
+            raise _fault(name, whole, got, "Give each sample the number of its class.")
     low, high = int(target.min()), int(target.max())
     if low < 0 or high >= classes:
         raise _fault(

@@ -212,3 +212,21 @@ def test_a_split_that_cannot_say_its_length_is_read_all_the_same():
 
 def _unlabelled(rows):
     return torch.stack(rows), None
+
+
+@pytest.mark.parametrize(
+    ("targets", "part"),
+    [
+        (np.array([0.5, 1.5]), "2 of 2 that are none, such as 0.5"),
+        (np.array([np.nan, 1.0]), "1 of 2 that are none, such as nan"),
+        (np.array([1 + 1j, 0]), "got (1+1j) (complex128)"),
+        (np.array([99.0, 1.0]), "labels from 1 to 99"),
+    ],
+)
+def test_labels_are_whole_numbers_of_a_class(targets, part):
+    """The default metric refuses what can match no class, by its value; 1.0 is a class, though."""
+    with pytest.raises(DataError) as caught:
+        accuracy(np.zeros((2, 4)), targets)
+    assert part in str(caught.value)
+    assert "the evaluated split" in str(caught.value)
+    assert accuracy(np.eye(2), np.array([0.0, 1.0])) == 1.0
