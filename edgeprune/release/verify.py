@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.gates.judging import judge
@@ -42,8 +42,9 @@ class Verification:
 def verify(path: Path) -> Verification:
     """Check hashes and sizes of all files, read the plan, and replay parity.npz on model.onnx.
 
-    Raises UsageError for a folder that is no bundle of ours. A file that is changed, missing or
-    new is a failed verdict, and the damage of one does not hide that of another.
+    A pruned model in the report must be there, with its plan and its parity record.
+    Raises UsageError for a folder that is no bundle of ours. What is changed, missing or new (a
+    file, a folder, a link) is a failed verdict, and one damage does not hide another.
     """
     bundle = open_bundle(path)
     files = _files(bundle)
@@ -67,11 +68,37 @@ def _files(bundle: Bundle) -> Verdict:
         for name in sorted(wanted.keys() & there.keys())
         if wanted[name] != there[name]
     ]
-    problems += [f"{name} is a link" for name in sorted(there) if (bundle.path / name).is_symlink()]
+    problems += _strangers(bundle)
+    if bundle.report.pruned is not None:
+        lost = sorted({_MODEL, _PARITY, _PLAN} - wanted.keys() - there.keys())
+        problems += [f"{name} is missing, from the manifest as well" for name in lost]
     if bundle.manifest.verdicts != bundle.report.verdicts:
         problems.append("manifest.json and report.json have other verdicts")
+    if bundle.manifest.outcome != bundle.report.outcome:
+        problems.append(
+            f"manifest.json says {bundle.manifest.outcome}, report.json {bundle.report.outcome}"
+        )
     said = f"{len(wanted)} files with the sizes and hashes of the manifest"
     return _verdict("files", problems, len(wanted), said)
+
+
+def _strangers(bundle: Bundle) -> list[str]:
+    """Links wherever they lead, and folders that no sealed file needs: hashes do not see them."""
+    needed = {
+        folder.as_posix()
+        for entry in bundle.manifest.files
+        for folder in PurePosixPath(entry.name).parents
+    }
+    found = []
+    for path in sorted(bundle.path.rglob("*")):
+        name = path.relative_to(bundle.path).as_posix()
+        if path.is_symlink():
+            found.append(f"{name} is a link")
+        elif path.is_dir() and name not in needed:
+            found.append(f"{name} is a new folder")
+        elif not path.is_dir() and not path.is_file():
+            found.append(f"{name} is neither file nor folder")
+    return found
 
 
 def _plan(path: Path) -> Verdict:
