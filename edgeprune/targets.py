@@ -45,13 +45,18 @@ def _as_pairs(value: object) -> object:
     return tuple(sorted(value.items())) if isinstance(value, Mapping) else value
 
 
-SessionOptions = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_as_pairs)]
+# Not strict about the container: TOML has lists, and a frozen section keeps tuples.
+AnyList = Field(strict=False)
+Names = Annotated[tuple[str, ...], AnyList]
+Pair = Annotated[tuple[str, str], AnyList]
+SessionOptions = Annotated[tuple[Pair, ...], AnyList, BeforeValidator(_as_pairs)]
 
 
 class Section(BaseModel):
-    """A frozen part of a target; unknown keys are errors."""
+    """A frozen part of a target; unknown keys and values of another type are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Strict, as recipes are: `threads = true` is a mistake, not 1. 3 is a number of ms, though.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class Cluster(Section):
@@ -69,13 +74,13 @@ class Cpu(Section):
     """The processor: architecture, instruction sets and clusters of cores."""
 
     arch: str | None = Field(default=None, description="As `uname -m` says: x86_64, aarch64.")
-    isa: tuple[str, ...] = Field(
+    isa: Names = Field(
         default=(), description="Instruction sets it has, by the names of /proc/cpuinfo."
     )
-    isa_absent: tuple[str, ...] = Field(
+    isa_absent: Names = Field(
         default=(), description="Instruction sets it lacks: a processor with one is another target."
     )
-    clusters: tuple[Cluster, ...] = ()
+    clusters: Annotated[tuple[Cluster, ...], AnyList] = ()
 
 
 class Memory(Section):
@@ -87,16 +92,15 @@ class Memory(Section):
 class OperatingSystem(Section):
     """The system the device runs."""
 
-    name: str | None = None
+    name: str | None = Field(default=None, description="linux, ...: another is not measured.")
     version: str | None = None
 
 
 def _as_range(value: str | None) -> str | None:
-    if value is not None:
-        try:
-            SpecifierSet(value)
-        except InvalidSpecifier:
-            raise ValueError("a range of versions, such as '>=1.20,<2'") from None
+    try:
+        SpecifierSet(value or "")
+    except InvalidSpecifier:
+        raise ValueError("a range of versions, such as '>=1.20,<2'") from None
     return value
 
 
@@ -112,12 +116,12 @@ class Runtime(Section):
     )
     ep: str = Field(default=CPU_PROVIDER, description="Execution provider; the CPU's is measured.")
     format: Literal["onnx", "ort"] = Field(
-        default="onnx", description="What the device loads: for people, builds are onnx."
+        default="onnx", description="What the device loads; builds are onnx, ort is not measured."
     )
     threads: PositiveInt = Field(default=1, description="Threads within an operator, from 1.")
     batch: PositiveInt = Field(default=1, description="Samples per inference, from 1.")
     affinity: str | None = Field(
-        default=None, description="Cores to run on, as the device says: for people, not read yet."
+        default=None, description="Cores to run on, which are not chosen here: not measured."
     )
     session_options: SessionOptions = Field(
         default=(), description="Table of ONNX Runtime's own session entries, passed on unchanged."
@@ -127,10 +131,10 @@ class Runtime(Section):
 class Operators(Section):
     """What the device's runtime takes: `Conv`, or `com.microsoft.FusedConv` with its domain."""
 
-    allowed: tuple[str, ...] | None = Field(
+    allowed: Names | None = Field(
         default=None, description="The only operators it has; absent: every one of ONNX."
     )
-    denied: tuple[str, ...] = Field(default=(), description="Operators it has not.")
+    denied: Names = Field(default=(), description="Operators it has not.")
 
 
 class Quant(Section):
@@ -185,7 +189,7 @@ class Device(Section):
     """How the device is reached; profiles that ship name no real host."""
 
     transport: Literal["local", "ssh", "adb", "qemu"] = Field(
-        default="local", description="local, ssh, adb or qemu."
+        default="local", description="local, ssh, adb or qemu; only local is measured."
     )
 
 
@@ -197,7 +201,7 @@ class Target(Section):
         description="measured (here, on the device), emulated, facts (read, never measured) or "
         "generic (claims nothing)."
     )
-    sources: tuple[str, ...] = Field(
+    sources: Names = Field(
         default=(), description="Where the facts come from; needed unless generic."
     )
     cpu: Cpu = Cpu()
@@ -275,11 +279,15 @@ def available_cores() -> int:
 
 def _checked(target: Target) -> Target:
     """`target`, if this machine has the cores that it asks for, or it does not run here at all."""
-    is_other = target.cpu.arch is not None and target.cpu.arch != platform.machine()
-    local = target.device.transport == "local" and not is_other
-    runs_here = local and target.status in ("measured", "generic")
+    here = (
+        target.device.transport == "local"
+        and target.status in ("measured", "generic")
+        and target.cpu.arch in (None, platform.machine())
+        and (target.os.name or platform.system()).lower() == platform.system().lower()
+        and (target.runtime.format, target.runtime.affinity) == ("onnx", None)
+    )
     cores = available_cores()
-    if runs_here and target.runtime.threads > cores:
+    if here and target.runtime.threads > cores:
         raise EnvironmentFailed(
             f"target '{target.name}' cannot run here at runtime.threads: expected at most {cores} "
             f"(the cores of this machine), got {target.runtime.threads}. "
@@ -295,9 +303,11 @@ def _path_of(name_or_path: str | Path) -> Path:
         return Path(name_or_path)
     names = target_names()
     if text not in names:
+        near = difflib.get_close_matches(text, names, n=1, cutoff=0.5)
+        advice = f"Did you mean '{near[0]}'?" if near else "Choose one of those."
         raise UsageError(
             f"target lookup failed at '{text}': expected one of {', '.join(names)} or the path "
-            f"of a .toml file, got '{text}'. {_suggestion(text, names)}",
+            f"of a .toml file, got '{text}'. {advice}",
             where=text,
         )
     return _shipped_directory() / f"{text}.toml"
@@ -321,27 +331,17 @@ def _read(path: Path) -> Target:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(
-            f"target cannot be read at {path}: expected a readable .toml file, "
-            f"got {error.strerror or error}. Check the path.",
-            where=str(path),
-        ) from error
+        got = f"a readable .toml file, got {error.strerror or error}. Check the path."
+        raise UsageError(f"reading the target {path}: expected {got}", where=str(path)) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"target cannot be parsed at {path}: expected TOML, got: {error}. Mend that line.",
-            where=str(path),
-        ) from error
+        got = f"TOML, got: {error}. Mend that line."
+        raise UsageError(f"reading the target {path}: expected {got}", where=str(path)) from error
     try:
         return Target.model_validate({"name": path.stem, **table})
     except ValidationError as error:
         first, *rest = complaints(error, Target)
         more = "".join(f"\n  also {complaint}" for complaint in rest)
         raise UsageError(f"reading the target {path} {first}{more}", where=first.key) from None
-
-
-def _suggestion(word: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"Did you mean '{near[0]}'?" if near else "Choose one of those."
 
 
 if __name__ == "__main__":

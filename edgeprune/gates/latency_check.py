@@ -11,7 +11,7 @@ from edgeprune.gates.judging import judge
 from edgeprune.gates.latency import LatencyEvidence
 from edgeprune.gates.process import ProcessEvidence
 from edgeprune.gates.verdict import Verdict
-from edgeprune.measure.here import how_to_measure, why_not_here
+from edgeprune.measure.here import how_to_measure, in_range, same_arch, why_not_here
 from edgeprune.measure.lineup import measure_lineup
 from edgeprune.measure.pairs import measure_pairs
 from edgeprune.measure.result import file_sha256
@@ -63,17 +63,18 @@ def judge_times(
     EnvironmentFailed where measuring fails.
     """
     asked = with_budget(limits, target, has_baseline=baseline is not None)
+    notes = _not_asked(limits, target, has_baseline=baseline is not None)
     if asked == LatencyLimits():
-        return Times(verdicts=(), not_judged=("latency: no limit, and the target has no budget",))
-    notes: tuple[str, ...] = ()
+        none = "latency: no limit, and the target's budget has none that can be judged"
+        return Times(verdicts=(), not_judged=(none, *notes))
     if imported is not None:
         saved = read_saved(imported)
-        notes = _require_fitting(saved, imported, target)
+        notes += _require_fitting(saved, imported, target)
         paired = paired_of(
             saved, imported, _identity(model), None if baseline is None else _identity(baseline)
         )
     elif (reason := why_not_here(target)) is not None:
-        return Times(verdicts=not_timed(asked, target, model, reason), not_judged=())
+        return Times(verdicts=not_timed(asked, target, model, reason), not_judged=notes)
     elif baseline is None:
         paired = measure_lineup([model], target, settings, progress=progress).pair(None, 0)
     else:
@@ -92,6 +93,17 @@ def with_budget(limits: LatencyLimits, target: Target, *, has_baseline: bool) ->
         for name in ("p50_ms", "p90_ms", "load_ms", "first_ms", "peak_rss_mib")
     }
     return LatencyLimits(speedup=speedup, **absolute)
+
+
+def _not_asked(limits: LatencyLimits, target: Target, *, has_baseline: bool) -> tuple[str, ...]:
+    """What the target's budget asks for and nothing here can be held against."""
+    slower = target.budget.regression_pct
+    if slower is None or has_baseline or limits.speedup is not None:
+        return ()
+    return (
+        f"speedup: the target allows {slower:g} % more than the baseline's latency, and there is "
+        f"no --baseline",
+    )
 
 
 def judge_paired(asked: LatencyLimits, paired: PairedSamples) -> tuple[Verdict, ...]:
@@ -153,7 +165,7 @@ def _require_fitting(saved: Saved, path: Path, target: Target) -> tuple[str, ...
     if not arch:
         told = "machine, threads and file hashes"
         return (f"imported times: {path.name} does not tell {told}; they are taken on trust",)
-    if target.cpu.arch is not None and arch != target.cpu.arch:
+    if target.cpu.arch is not None and same_arch(arch) != same_arch(target.cpu.arch):
         raise _misfit(path, f"times of a {target.cpu.arch} machine", f"those of {arch}")
     missing = [name for name in target.cpu.isa if name not in saved.isa]
     if missing:
@@ -167,7 +179,24 @@ def _require_fitting(saved: Saved, path: Path, target: Target) -> tuple[str, ...
     ):
         if got != wanted:
             raise _misfit(path, f"{wanted} {what}", str(got))
-    return ()
+    versions = {s.onnxruntime for m in saved.models for s in m.samples}
+    wanted_range = target.runtime.onnxruntime
+    other = sorted(version for version in versions if not in_range(wanted_range, version))
+    if other:
+        raise _misfit(path, f"times of ONNX Runtime {wanted_range}", f"those of {other[0]}")
+    return _require_processor(saved.before.cpu_model, path, target)
+
+
+def _require_processor(cpu_model: str, path: Path, target: Target) -> tuple[str, ...]:
+    """A measured profile is of one processor; of another, names in data sheets may differ."""
+    cores = [cluster.core for cluster in target.cpu.clusters]
+    if not cores or cpu_model in cores:
+        return ()
+    if target.status == "measured":
+        raise _misfit(path, f"times of {', '.join(cores)}", f"those of {cpu_model}")
+    return (
+        f"imported times: times of {cpu_model}; the target has {', '.join(cores)}: taken on trust",
+    )
 
 
 def _misfit(path: Path, expected: str, got: str) -> DataError:

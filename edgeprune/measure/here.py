@@ -10,8 +10,10 @@ from pathlib import Path
 
 import onnxruntime as ort
 from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion
 
 from edgeprune.measure.machine import machine_state
+from edgeprune.measure.transport import runner_names
 from edgeprune.targets import CPU_PROVIDER, Target, available_cores
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -34,12 +36,31 @@ def why_not_here(target: Target, *, cpuinfo: Path = _CPUINFO) -> str | None:
         return f"it runs on {target.runtime.ep}, and only the CPU provider is measured"
     if target.status in ("facts", "emulated"):
         return f"its profile holds {'facts' if target.status == 'facts' else 'an emulation'} only"
-    arch = _arch(platform.machine())
-    if target.cpu.arch is not None and _arch(target.cpu.arch) != arch:
+    transport = target.device.transport
+    if transport != "local" and transport not in runner_names():
+        return f"it is reached by {transport}, which this version does not do"
+    return _other_system(target) or _other_processor(target, cpuinfo)
+
+
+def _other_system(target: Target) -> str | None:
+    """What the target runs, and how, that this machine does not."""
+    runtime = target.runtime
+    if runtime.format != "onnx":
+        return f"it loads {runtime.format} files, and builds are onnx"
+    if runtime.affinity is not None:
+        return f"it runs on cores {runtime.affinity}, which are not chosen here"
+    system = platform.system()
+    if target.os.name is not None and target.os.name.lower() != system.lower():
+        return f"it runs {target.os.name}, this machine runs {system.lower()}"
+    if not in_range(runtime.onnxruntime, ort.__version__):
+        return f"it runs ONNX Runtime {runtime.onnxruntime}, this machine has {ort.__version__}"
+    return None
+
+
+def _other_processor(target: Target, cpuinfo: Path) -> str | None:
+    arch = same_arch(platform.machine())
+    if target.cpu.arch is not None and same_arch(target.cpu.arch) != arch:
         return f"it is {target.cpu.arch}, this machine is {arch}"
-    wanted, found = target.runtime.onnxruntime, ort.__version__
-    if wanted is not None and not SpecifierSet(wanted).contains(found, prereleases=True):
-        return f"it runs ONNX Runtime {wanted}, this machine has {found}"
     flags = cpu_flags(cpuinfo)
     if missing := [name for name in target.cpu.isa if name not in flags]:
         return f"this machine has no {', '.join(missing)}"
@@ -52,10 +73,20 @@ def why_not_here(target: Target, *, cpuinfo: Path = _CPUINFO) -> str | None:
     return None
 
 
+def in_range(wanted: str | None, version: str) -> bool:
+    """Whether a version of ONNX Runtime is in a range such as '>=1.20,<2'; None: any is."""
+    try:
+        return wanted is None or SpecifierSet(wanted).contains(version, prereleases=True)
+    except InvalidVersion:
+        return False
+
+
 def how_to_measure(target: Target, model: str) -> str:
     """What to do where the target is not this machine."""
+    runtime = target.runtime
+    batch = "" if runtime.batch == 1 else f"--batch {runtime.batch} "
     return (
-        f"On the device: edgeprune bench {model} --threads {target.runtime.threads} "
+        f"On the device: edgeprune bench {model} --threads {runtime.threads} {batch}"
         f"--save samples.json, then here: --import samples.json"
     )
 
@@ -87,7 +118,7 @@ def profile_of_this_machine() -> str:
         f"sources = [{json.dumps(f'edgeprune targets probe, ONNX Runtime {ort.__version__}')}]",
         "",
         "[cpu]",
-        f"arch = {json.dumps(_arch(state.arch))}",
+        f"arch = {json.dumps(same_arch(state.arch))}",
         f"isa = {json.dumps(telling_flags())}",
         "",
         "[[cpu.clusters]]",
@@ -112,7 +143,8 @@ def profile_of_this_machine() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _arch(name: str) -> str:
+def same_arch(name: str) -> str:
+    """One name for an architecture that systems call by several: x86_64, aarch64, ..."""
     return _SAME_ARCH.get(name.lower(), name.lower())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,7 +25,7 @@ _UNKNOWN = MachineState(cpu_model="unknown", arch="", cores=1, load_average=None
 
 
 class SavedModel(BaseModel):
-    """One model's samples, a process each; `name` is that of the file that was measured."""
+    """One model's samples, a process each; `name` is that of the file, of a CSV its path."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -106,7 +106,9 @@ def _from_csv(path: Path, text: str) -> Saved:
         try:
             if len(row) != _COLUMNS:
                 raise ValueError(f"{len(row)} columns")
-            name, seconds, run = PureWindowsPath(row[0].strip()).name, float(row[1]), int(row[4])
+            # The whole path: two files of one name are two models.
+            name = PureWindowsPath(row[0].strip()).as_posix()
+            seconds, run = float(row[1]), int(row[4])
             if not math.isfinite(seconds):
                 raise ValueError(f"{seconds} seconds")
         except ValueError as error:
@@ -175,15 +177,21 @@ def _find(saved: Saved, path: Path, name: str, sha256: str) -> tuple[Samples, ..
     for model in saved.models:
         if all(samples.model_sha256 == sha256 for samples in model.samples):
             return model.samples
-    for model in saved.models:
-        if model.name in (name, Path(name).stem):
-            if all(not samples.model_sha256 for samples in model.samples):
-                return model.samples
-            raise DataError(
-                f"reading measurements at {path}: expected samples of this very {name}, got those "
-                f"of another file of that name. Measure the file that is to be shipped.",
-                where=str(path),
-            )
+    named = [m for m in saved.models if PurePosixPath(m.name).name in (name, Path(name).stem)]
+    if any(samples.model_sha256 for model in named for samples in model.samples):
+        raise DataError(
+            f"reading measurements at {path}: expected samples of this very {name}, got those "
+            f"of another file of that name. Measure the file that is to be shipped.",
+            where=str(path),
+        )
+    if len(named) > 1:
+        raise DataError(
+            f"reading measurements at {path}: expected samples of one {name}, got those of "
+            f"{' and '.join(model.name for model in named)}. Keep the rows of the right one.",
+            where=str(path),
+        )
+    if named:
+        return named[0].samples
     known = ", ".join(model.name for model in saved.models)
     raise DataError(
         f"reading measurements at {path}: expected samples of {name}, got {known}. Measure it on "

@@ -192,3 +192,29 @@ def test_one_row_of_names_is_not_two_files(tmp_path):
 
     with pytest.raises(DataError, match="Rename one of them"):
         paired_of(read_saved(path), path, *files)
+
+
+@pytest.mark.parametrize("other", ["old/a.onnx", "old\\a.onnx", "a"])
+def test_files_of_one_name_in_a_csv_are_not_one_model(tmp_path, other):
+    """Rows of two paths whose base name is asked for: both are named, neither is chosen."""
+    path = tmp_path / "t.csv"
+    rows = [f"{name},0.001,1,2,{run}\n" for name in (other, "m/a.onnx") for run in range(11)]
+    path.write_text("".join(rows * 3))
+
+    with pytest.raises(DataError, match=r"one a\.onnx, got those of .* and m/a\.onnx") as caught:
+        paired_of(read_saved(path), path, ("a.onnx", "0" * 64), None)
+    assert other.replace("\\", "/") in str(caught.value)
+
+
+def test_two_spellings_of_one_path_in_a_csv_are_one_model(tmp_path):
+    """./m/a.onnx is m/a.onnx, and files of other names do not stand in the way."""
+    path = tmp_path / "t.csv"
+    rows = [
+        f"{name},0.001,1,2,{run}\n"
+        for name in ("m/a.onnx", "old/b.onnx", "./m/a.onnx", "old/b.onnx")
+        for run in range(11)
+    ]
+    path.write_text("".join(rows))
+
+    paired = paired_of(read_saved(path), path, ("a.onnx", "0" * 64), None)
+    assert [len(samples.times_ms) for samples in paired.candidate] == [11, 11]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import tomllib
 from pathlib import Path
 
@@ -95,14 +96,18 @@ def test_a_target_is_frozen_and_hashable() -> None:
         ('status = "guess"', "at status: expected 'measured', 'emulated', 'facts' or 'generic'"),
         ('status = "facts"', "expected `sources` (where its facts come from) beside status"),
         ('status = "generic"\n[runtime]\nthreads = 0', "expected a value greater than 0, got 0"),
-        ('status = "generic"\n[budget]\np50_ms = "8"', None),
+        ('status = "generic"\n[budget]\np50_ms = "8"', "at budget.p50_ms: expected a number, got"),
+        ('status = "generic"\n[budget]\np50_ms = true', "at budget.p50_ms: expected a number, got"),
+        ('status = "generic"\n[runtime]\nthreads = 1.0', "threads: expected an integer, got 1.0"),
+        ('status = "generic"\n[operators]\ndenied = "Conv"', "expected a list, got 'Conv'"),
+        ('status = "generic"\n[budget]\np50_ms = 8', None),
         ("status = ", "expected TOML, got: Invalid value (at end of document)"),
     ],
 )
 def test_each_mistake_names_its_key_and_the_remedy(
     tmp_path: Path, text: str, expected: str | None
 ) -> None:
-    """A bad file is a UsageError that names file and key, or it is read as TOML allows."""
+    """A bad file is a UsageError that names file and key; a whole number is one of ms, no more."""
     path = _file(tmp_path, text)
 
     if expected is None:
@@ -212,3 +217,40 @@ def test_another_runtime_is_another_target(tmp_path: Path, wanted: str, here: bo
 
     assert (reason is None) is here
     assert here or "it runs ONNX Runtime <1.0, this machine has" in str(reason)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[runtime]\nformat = "ort"', "it loads ort files, and builds are onnx"),
+        ('[runtime]\naffinity = "4-7"', "it runs on cores 4-7, which are not chosen here"),
+        ('[os]\nname = "QNX"', "it runs QNX, this machine runs"),
+        ('[device]\ntransport = "ssh"', "it is reached by ssh, which this version does not do"),
+        (f'[os]\nname = "{platform.system().upper()}"', None),
+        ('[runtime]\nformat = "onnx"', None),
+    ],
+)
+def test_a_key_that_makes_a_target_another_machine_is_heeded(
+    tmp_path: Path, text: str, reason: str | None
+) -> None:
+    """What would run otherwise than here gets no time from here, however many threads it has."""
+    profile = f'status = "generic"\n{text}\n'
+    found = why_not_here(load_target(_file(tmp_path, profile)))
+
+    assert found is None if reason is None else reason in str(found)
+    if reason is not None:
+        threads = {"[runtime]": "threads = 4096"}.get(text.split("\n")[0])
+        more = threads or "[runtime]\nthreads = 4096"
+        assert load_target(_file(tmp_path, profile + more)).runtime.threads == 4096
+
+
+def test_a_target_survives_json_with_lists(tmp_path: Path) -> None:
+    """Lists of names, clusters and session options are read from TOML, and from JSON again."""
+    text = (
+        'status = "generic"\n[cpu]\nisa = ["avx2"]\n[[cpu.clusters]]\ncore = "A"\ncount = 1\n'
+        '[operators]\nallowed = ["Conv"]\n[runtime.session_options]\na = "1"\n'
+    )
+    target = load_target(_file(tmp_path, text))
+
+    assert (target.cpu.isa, target.operators.allowed) == (("avx2",), ("Conv",))
+    assert Target.model_validate_json(target.model_dump_json()) == target
