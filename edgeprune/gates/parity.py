@@ -29,6 +29,9 @@ HALF_PARITY_LIMIT = 1e-2
 # A float32 has about 7 digits: a spread below this share of the size is its rounding noise.
 _CONSTANT_SHARE = 1e-6
 
+# Kinds of NumPy dtypes: float, signed, unsigned, boolean. A complex one would lose its half.
+_REAL = "fiub"
+
 _INPUT, _OUTPUT = "input.", "output."
 
 
@@ -156,6 +159,9 @@ def _wrong(reference: Array, actual: Array | None) -> str | None:
         return f"has shape {actual.shape}, expected {reference.shape}"
     if reference.size == 0:
         return "is empty"
+    for array, where in ((reference, "in the reference"), (actual, "in ONNX Runtime")):
+        if array.dtype.kind not in _REAL:
+            return f"is {array.dtype} {where}, expected real numbers"
     if not np.all(np.isfinite(reference)):
         return "is NaN or infinite in the reference"
     if not np.all(np.isfinite(actual)):
@@ -181,7 +187,7 @@ def write_parity(path: Path, record: ParityRecord) -> None:
 
 
 def read_parity(path: Path) -> ParityRecord:
-    """Read a record that `write_parity` stored. Raises DataError for any other file."""
+    """Read a record that `write_parity` stored. Raises DataError for any other."""
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name]) for name in file.files}
@@ -191,6 +197,13 @@ def read_parity(path: Path) -> ParityRecord:
             f"{error}. Build the bundle again.",
             where=str(path),
         ) from error
+    for name, array in arrays.items():
+        if array.dtype.kind not in _REAL:
+            raise DataError(
+                f"reading parity data at {path}: expected real numbers in '{name}', got dtype "
+                f"{array.dtype}. Record it as integers or floats.",
+                where=name,
+            )
     inputs = {n.removeprefix(_INPUT): a for n, a in arrays.items() if n.startswith(_INPUT)}
     outputs = {n.removeprefix(_OUTPUT): a for n, a in arrays.items() if n.startswith(_OUTPUT)}
     if not inputs or not outputs:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from edgeprune.errors import DataError, OutputsNotFinite
@@ -120,14 +121,43 @@ def _by_name(session: ort.InferenceSession, inputs: object, where: str) -> dict[
 
 
 def _fitted(array: Array, dtype: np.dtype[np.generic], where: str) -> Array:
-    """The array in the model's precision; a change of kind (float to int) is refused."""
+    """The array in the model's precision; a change of kind or a value out of range is refused."""
     if not np.can_cast(array.dtype, dtype, casting="same_kind"):
         raise DataError(
             f"feeding the model at {where}: expected {dtype}, got {array.dtype}. Convert it in "
             "the data factory.",
             where=where,
         )
-    return np.ascontiguousarray(array, dtype=dtype)
+    if array.dtype == dtype:
+        return np.ascontiguousarray(array)
+    with np.errstate(all="ignore"):  # what overflows is refused below, not warned of
+        fitted = np.ascontiguousarray(array, dtype=dtype)
+    outside = _outside(array, fitted)
+    if outside.any():
+        lowest, highest = _range(dtype)
+        raise DataError(
+            f"feeding the model at {where}: expected values of {dtype}, from {lowest} to "
+            f"{highest}, got {array[outside][0]} ({int(outside.sum())} of {array.size} lie "
+            f"outside). Scale the data, or export the model with a wider input.",
+            where=where,
+        )
+    return fitted
+
+
+def _outside(array: Array, fitted: Array) -> npt.NDArray[np.bool_]:
+    """Where a cast went beyond the range: integers wrap, floats become infinite."""
+    if fitted.dtype.kind == "f":
+        return np.isinf(fitted) & np.isfinite(array)
+    return np.asarray(fitted != array)
+
+
+def _range(dtype: np.dtype[np.generic]) -> tuple[str, str]:
+    """The least and the greatest value that a dtype holds."""
+    if dtype.kind == "f":
+        floats = np.finfo(dtype.name)
+        return str(floats.min), str(floats.max)
+    integers = np.iinfo(dtype.name)
+    return str(integers.min), str(integers.max)
 
 
 def _batch_size(feeds: Mapping[str, Array], where: str) -> int:

@@ -196,3 +196,30 @@ def test_the_default_limit_is_what_the_precision_allows(make_linear, dtype, limi
 
     assert verdict.limit == limit
     assert verdict.outcome == ("pass" if dtype == np.float16 else "fail")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("array", [1j * VARIED, VARIED.astype("U"), VARIED.astype("S")])
+@pytest.mark.parametrize("kind", ["inputs", "outputs"])
+def test_a_record_of_anything_but_real_numbers_is_refused(
+    tmp_path: Path, array: np.ndarray, kind: str
+) -> None:
+    """A complex reference would lose its imaginary part, and text has no difference."""
+    arrays = {"inputs": {"x": VARIED}, "outputs": {"y": VARIED}}
+    arrays[kind] = {"z": array}
+    write_parity(tmp_path / "p.npz", ParityRecord(**arrays))
+
+    with pytest.raises(
+        DataError, match=f"real numbers in '{kind[:-1]}.z', got dtype {array.dtype}"
+    ):
+        read_parity(tmp_path / "p.npz")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("odd", [VARIED + 1j, VARIED.astype(object).astype(str).astype(object)])
+def test_outputs_that_are_no_real_numbers_never_pass(odd: np.ndarray) -> None:
+    """On either side they are a failure with their dtype, not a traceback."""
+    for reference, actual in ((odd, VARIED), (VARIED, odd)):
+        verdict = verdict_on({"y": reference}, {"y": actual})
+        assert verdict.outcome == "fail"
+        assert f"is {odd.dtype}" in verdict.line()

@@ -120,3 +120,41 @@ def test_a_broken_model_is_refused(tmp_path) -> None:
 
     with pytest.raises(UsageError, match=r"loading the model at .*bad\.onnx"):
         predict(tmp_path / "bad.onnx", [(X, None)], threads=1)
+
+
+def _identity(path, kind):
+    ports = [helper.make_tensor_value_info(n, kind, ["b", 1]) for n in ("x", "y")]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])], "same", ports[:1], ports[1:]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("kind", "value", "dtype", "got"),
+    [
+        (
+            TensorProto.INT32,
+            2**31,
+            "int64",
+            "int32, from -2147483648 to 2147483647, got 2147483648",
+        ),
+        (TensorProto.INT8, -129, "int64", "int8, from -128 to 127, got -129"),
+        (TensorProto.INT64, 2**63, "uint64", "got 9223372036854775808"),
+        (TensorProto.UINT8, 256, "uint16", "uint8, from 0 to 255, got 256"),
+        (TensorProto.FLOAT, 1e39, "float64", "got 1e+39 (1 of 2 lie outside)"),
+        (TensorProto.FLOAT16, 70000, "int64", "got 70000"),
+    ],
+)
+def test_a_value_beyond_the_models_range_is_refused(tmp_path, kind, value, dtype, got):
+    """Nothing wraps and nothing turns infinite, and NumPy's warning does not reach the user."""
+    path = _identity(tmp_path / "same.onnx", kind)
+
+    with pytest.raises(DataError) as caught:
+        predict(path, [(np.array([[1], [value]], dtype), None)], threads=1)
+    assert got in str(caught.value)
+    fits = predict(path, [(np.array([[1], [100]], dtype), None)], threads=1)
+    assert np.asarray(fits.outputs).ravel().tolist() == [1, 100]
