@@ -20,7 +20,7 @@ from edgeprune.gates.accuracy_ratio import RatioEvidence
 from edgeprune.gates.contract import ContractEvidence, interface_of
 from edgeprune.gates.flips import FlipsEvidence, count_flips
 from edgeprune.gates.judging import judge
-from edgeprune.gates.latency_check import LatencyLimits, judge_times
+from edgeprune.gates.latency_check import LatencyLimits, judge_times, with_budget
 from edgeprune.gates.onnx_file import operators_of, opset_of, read_model
 from edgeprune.gates.operators import OperatorsEvidence
 from edgeprune.gates.parity import parity_evidence, read_parity
@@ -139,6 +139,13 @@ def _require_what_limits_need(request: Request) -> None:
                 f"leave {option} out.",
                 where=option,
             )
+    asked = with_budget(limits.latency, request.target, has_baseline=request.baseline is not None)
+    if request.imported is not None and asked == LatencyLimits():
+        raise UsageError(
+            "checking at --import: expected a latency limit beside it, such as --latency-ms, got "
+            "none. Give a limit, or leave --import out.",
+            where="--import",
+        )
 
 
 def _require_numbers(limits: Limits) -> None:

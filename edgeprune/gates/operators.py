@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
+import onnx.defs
+
+from edgeprune.errors import UsageError
 from edgeprune.gates.judging import gate
 from edgeprune.gates.verdict import Verdict
+
+_ONNX = "ai.onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +31,37 @@ class OperatorsEvidence:
     allowed: tuple[str, ...] | None = None
     denied: tuple[str, ...] = ()
     max_opset: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a name that no operator has: UsageError, which would allow or deny nothing."""
+        for key, names in (("allowed", self.allowed or ()), ("denied", self.denied)):
+            for name in names:
+                _require_known(name, f"operators.{key}", self.target)
+
+
+def _require_known(name: str, key: str, target: str) -> None:
+    """Names of ONNX itself are known, old ones too; those of other domains are taken as they are.
+
+    ONNX's own domain is not written: `Conv`, not `ai.onnx.Conv`.
+    """
+    domain, _, bare = name.rpartition(".")
+    known = _names_of_onnx()
+    if name in known or domain not in ("", _ONNX):
+        return
+    by_lower = {word.lower(): word for word in known}
+    near = difflib.get_close_matches(bare.lower(), by_lower, n=1, cutoff=0.5)
+    advice = f"Did you mean '{by_lower[near[0]]}'?" if near else "Write its domain before its name."
+    raise UsageError(
+        f"reading the target '{target}' at {key}: expected names of ONNX operators, got "
+        f"'{name}'. {advice}",
+        where=key,
+    )
+
+
+@functools.cache
+def _names_of_onnx() -> frozenset[str]:
+    schemas = onnx.defs.get_all_schemas_with_history()
+    return frozenset(schema.name for schema in schemas if schema.domain in ("", _ONNX))
 
 
 @gate("operators")

@@ -101,6 +101,7 @@ def test_what_was_not_asked_for_is_named(shipped):
         (["model.onnx", "--junit", "."], 5, ["writing at", "got a folder"]),
         (["model.onnx", "--latency-ms", "inf"], 2, ["p50_ms: expected a finite number"]),
         (["model.onnx", "--size-mib", "inf"], 2, ["size_mib: expected a finite number"]),
+        (["model.onnx", "--import", "nothing.json"], 2, ["--import", "expected a latency limit"]),
         (["model.onnx", "--accuracy-min", "95"], 2, ["--accuracy-min", "less than or equal to 1"]),
     ],
 )
@@ -148,6 +149,7 @@ def test_times_that_bench_saved_are_judged_by_check(shipped, monkeypatch):
         ({"isa": []}, "expected a machine with sse9, as the target has, got one without"),
         ({"isa": ["sse9", "mmx9"]}, "expected a machine without mmx9"),
         ({"arch": "riscv64"}, "got those of riscv64"),
+        ({"onnxruntime": "0.1"}, "times of ONNX Runtime >=1, as the target has, got those of 0.1"),
     ],
 )
 def test_times_of_another_machine_or_way_are_refused(shipped, monkeypatch, changes, part):
@@ -155,11 +157,15 @@ def test_times_of_another_machine_or_way_are_refused(shipped, monkeypatch, chang
     monkeypatch.chdir(shipped)
     invoke("bench", "model.onnx", "--rounds", "2", "--save", "s.json", "--target", "rapid.toml")
     saved = json.loads((shipped / "s.json").read_text())
+    changes = dict(changes)
     saved["before"]["arch"] = changes.pop("arch", "x86_64")
+    version = saved["models"][0]["samples"][0]["onnxruntime"]
+    saved["models"][0]["samples"][0]["onnxruntime"] = changes.pop("onnxruntime", version)
     (shipped / "s.json").write_text(json.dumps(saved | {"isa": ["sse9"]} | changes))
     (shipped / "board.toml").write_text(
         'status = "facts"\nsources = ["a data sheet"]\n'
         '[cpu]\narch = "x86_64"\nisa = ["sse9"]\nisa_absent = ["mmx9"]\n'
+        '[runtime]\nonnxruntime = ">=1"\n'
     )
     common = ["model.onnx", "--target", "board.toml", "--import", "s.json", "--latency-ms", "1e6"]
     refused = invoke("check", *common)
@@ -168,6 +174,7 @@ def test_times_of_another_machine_or_way_are_refused(shipped, monkeypatch, chang
     assert part in refused.stderr
     fitting = saved | {"isa": ["sse9"]}
     fitting["before"]["arch"] = "x86_64"
+    fitting["models"][0]["samples"][0]["onnxruntime"] = version
     (shipped / "s.json").write_text(json.dumps(fitting))
     assert invoke("check", *common).exit_code == 0
 
@@ -205,3 +212,55 @@ def test_every_shipped_profile_is_listed_with_what_can_be_measured_here():
         assert "facts" in by_name[name]["why_not"]
     table = invoke("targets", "list").stdout
     assert all(name in table for name in by_name)
+
+
+@pytest.mark.parametrize(
+    ("status", "core", "code"),
+    [("measured", "Cortex-A72", 2), ("facts", "Cortex-A72", 0), ("measured", "here", 0)],
+)
+def test_times_of_another_processor_are_refused_or_told(shipped, monkeypatch, status, core, code):
+    """A measured profile is of its own processor; one of facts names cores as a data sheet does,
+    so whose times they are is told."""
+    monkeypatch.chdir(shipped)
+    invoke("bench", "model.onnx", "--rounds", "2", "--save", "s.json", "--target", "rapid.toml")
+    here = json.loads((shipped / "s.json").read_text())["before"]["cpu_model"]
+    core = here if core == "here" else core
+    (shipped / "board.toml").write_text(
+        f'status = "{status}"\nsources = ["a data sheet"]\n'
+        f"[[cpu.clusters]]\ncore = {json.dumps(core)}\ncount = 1\n"
+    )
+    done = invoke(
+        *("check", "model.onnx", "--target", "board.toml", "--import", "s.json", "--json"),
+        *("--latency-ms", "1e6"),
+    )
+
+    assert done.exit_code == code
+    said = json.loads(done.stdout)
+    if code:
+        assert f"times of {core}, as the target has, got those of {here}" in done.stderr
+        return
+    told = f"times of {here}; the target has {core}: taken on trust"
+    assert any(told in note for note in said["not_judged"]) is (core != here)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[device]\ntransport = "ssh"',
+        '[runtime]\nformat = "ort"\nbatch = 2',
+        '[runtime]\naffinity = "0"',
+        '[os]\nname = "QNX"',
+    ],
+)
+def test_a_target_that_is_reached_or_run_otherwise_is_inconclusive(shipped, text):
+    """Exit code 3 with the way to measure, not a mistake of the call and not a time from here."""
+    (shipped / "board.toml").write_text(f'status = "generic"\n{text}\n')
+    done = invoke(
+        *("check", shipped / "model.onnx", "--target", shipped / "board.toml"),
+        *("--latency-ms", "5", "--json"),
+    )
+
+    assert done.exit_code == 3
+    (latency,) = (v for v in json.loads(done.stdout)["verdicts"] if v["gate"] == "latency")
+    batch = " --batch 2" if "batch" in text else ""
+    assert f"bench model.onnx --threads 1{batch} --save samples.json" in latency["why"]

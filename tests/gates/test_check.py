@@ -182,6 +182,10 @@ def test_a_limit_without_its_evidence_is_a_mistake_of_the_call(make_linear, limi
         ({"target": np.zeros(3)}, "as many samples in every array"),
         ({"x": np.full((40, 3), np.nan, np.float32)}, "120 NaN or infinite"),
         ({"target": np.full(40, 7)}, "labels from 0 to 2"),
+        ({"target": np.full(40, 99.0)}, "labels from 0 to 2"),
+        ({"target": np.arange(40) % 3 + 0.5}, "whole numbers as labels, got 40 of 40 .* 0.5"),
+        ({"target": np.full(40, 1j)}, r"whole numbers as labels, got 1j \(complex128\)"),
+        ({"x": np.full((40, 3), 1e39)}, r"values of float32, .* got 1e\+39 \(120 of 120"),
         ({"x": np.zeros((40, 3), "U1")}, "expected numbers in 'x', got dtype <U1"),
         ({"x": np.zeros((40, 3), np.complex64)}, "expected float32, got complex64"),
         ({"x": np.zeros((40, 5), np.float32)}, "inputs that fit its shapes"),
@@ -400,3 +404,56 @@ def test_a_share_of_the_baselines_accuracy_is_judged_where_the_target_sets_it(
     assert (good["accuracy_ratio"].outcome, good["accuracy_ratio"].observed) == ("pass", 1.0)
     assert (bad["accuracy_ratio"].outcome, bad["accuracy_ratio"].observed) == ("fail", 0.0)
     assert any(note.startswith("accuracy_ratio: the target asks for 0.9") for note in said)
+
+
+def test_an_import_that_no_limit_would_judge_is_a_mistake_of_the_call(make_linear, tmp_path):
+    """No limit of time, in the call or the target: the file would never be opened."""
+    nothing = tmp_path / "nothing.json"
+
+    with pytest.raises(UsageError, match="--import: expected a latency limit beside it"):
+        _check(make_linear(np.eye(3)), imported=nothing)
+    budget = LOCAL.model_copy(update={"budget": TargetBudget(p90_ms=1.0)})
+    with pytest.raises(DataError, match=r"nothing\.json"):
+        _check(make_linear(np.eye(3)), budget, imported=nothing)
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(latency=LatencyLimits(p50_ms=1e3))])
+def test_a_budget_against_the_baseline_without_one_is_named(make_linear, limits):
+    """regression_pct needs --baseline; without it the verdict is missing, and said to be."""
+    target = LOCAL.model_copy(update={"budget": TargetBudget(regression_pct=5.0)})
+    model = make_linear(np.eye(3))
+
+    verdicts, said = _check(model, target, limits=limits)
+
+    assert "speedup" not in verdicts
+    assert any(note.startswith("speedup: the target allows 5 %") for note in said)
+    _, said = _check(model, target, baseline=model, limits=limits)
+    assert not any(note.startswith("speedup") for note in said)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("matmul", "Did you mean 'MatMul'?"),
+        ("Sofmax", "Did you mean 'Softmax'?"),
+        ("ai.onnx.Conv", "Did you mean 'Conv'?"),
+        ("Qqqqqqqq", "Write its domain before its name."),
+    ],
+)
+@pytest.mark.parametrize("key", ["allowed", "denied"])
+def test_a_name_that_no_operator_has_is_refused(make_linear, key, name, advice):
+    """It would deny nothing, and the build would pass: the nearest operator of ONNX is named."""
+    target = LOCAL.model_copy(update={"operators": Operators(**{key: ("MatMul", name)})})
+
+    with pytest.raises(UsageError, match=f"operators.{key}") as caught:
+        _check(make_linear(np.eye(3)), target)
+    assert f"got '{name}'" in str(caught.value)
+    assert advice in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["com.microsoft.Whatever", "ai.onnx.ml.Scaler", "Upsample"])
+def test_operators_of_other_domains_and_old_ones_are_names(make_linear, name):
+    """A domain's operators are not known here and taken as written; old ones of ONNX are."""
+    target = LOCAL.model_copy(update={"operators": Operators(denied=(name,))})
+
+    assert _check(make_linear(np.eye(3)), target)[0]["operators"].outcome == "pass"
