@@ -84,7 +84,8 @@ def judge_parity(evidence: ParityEvidence) -> tuple[Verdict, ...]:
         outcome = "inconclusive"
         problems = problems or ["there is no output to compare. Record the framework's outputs"]
     worst = max(errors, default=None)
-    said = f"max difference / standard deviation over {len(errors)} outputs"
+    count = "1 output" if len(errors) == 1 else f"{len(errors)} outputs"
+    said = f"max difference / standard deviation over {count}"
     return (
         Verdict(
             gate="parity",
