@@ -14,9 +14,11 @@ from edgeprune.cli.check_command import check_command
 from edgeprune.cli.inspect_command import inspect_command
 from edgeprune.cli.prune_command import prune_command
 from edgeprune.cli.run_command import run_command
-from edgeprune.cli.session import INTERRUPTED
+from edgeprune.cli.session import INTERRUPTED, as_json, error_document
+from edgeprune.cli.streams import CLOSED_PIPE, end_by_closed_pipe, is_closed_pipe
 from edgeprune.cli.targets_command import targets_app
 from edgeprune.cli.verify_command import verify_command
+from edgeprune.errors import UsageError
 
 app = typer.Typer(
     name="edgeprune",
@@ -25,7 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 passed, 1 a gate failed, 2 usage, recipe, data or user code, "
-    "3 inconclusive, 4 model not supported, 5 environment, 70 internal error, 130 interrupted.",
+    "3 inconclusive, 4 model not supported, 5 environment, 70 internal error, 130 interrupted, "
+    "141 the reader of a pipe went away.",
 )
 app.command("run")(run_command)
 app.command("inspect")(inspect_command)
@@ -61,10 +64,27 @@ def main() -> None:
     `exec` (importing torch does that), and would end by the signal although it was handled.
     """
     try:
-        app()
+        _run_program()
+    except BrokenPipeError:
+        end_by_closed_pipe()
     except SystemExit as end:
+        if end.code == CLOSED_PIPE or is_closed_pipe(end):
+            end_by_closed_pipe()
         if end.code == INTERRUPTED:
-            sys.stdout.flush()
             sys.stderr.flush()
             os._exit(INTERRUPTED)
+        raise
+
+
+def _run_program() -> None:
+    """Run the program and flush what it printed: at the interpreter's end nothing catches it."""
+    try:
+        app()
+    except SystemExit as end:
+        # The parser raises before a command has its session, so its document is printed here.
+        if isinstance(end.__context__, typer.TyperException) and "--json" in sys.argv[1:]:
+            error = UsageError(end.__context__.format_message(), where="command line")
+            typer.echo(as_json(error_document(error)))
+        if sys.stdout is not None:  # None: the shell closed it
+            sys.stdout.flush()
         raise

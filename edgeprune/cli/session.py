@@ -1,7 +1,8 @@
 """One call of a command: where its words go, and how its errors end it.
 
 Results go to stdout; progress, notes and errors to stderr. With --json stdout holds one JSON
-document and nothing else, also when the command fails.
+document and nothing else, also when the command fails: what the user's own code prints meanwhile
+goes to stderr.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import typer
 
+from edgeprune.cli.streams import CLOSED_PIPE, is_closed_pipe, stdout_goes_to_stderr
 from edgeprune.errors import EdgepruneError, EnvironmentFailed, InternalError, UserCodeError
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Session:
     json: bool
     quiet: bool
     verbose: int
+    _documents: list[str] = field(default_factory=list, init=False)
 
     def show(self, *blocks: RenderableType) -> None:
         """Print a person's result on stdout; nothing with --json or -q."""
@@ -52,9 +55,36 @@ class Session:
             _console(stderr=False).print(text, soft_wrap=True, markup=False, highlight=False)
 
     def data(self, value: JsonValue) -> None:
-        """Print the result as JSON on stdout, if that was asked for."""
+        """Keep the result as JSON for stdout, if that was asked for; the last one counts."""
         if self.json:
-            typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+            self._documents.append(as_json(value))
+
+    def deliver(self) -> None:
+        """Print the document on stdout, when the command's body is over."""
+        if self._documents:
+            typer.echo(self._documents[-1])
+
+
+def as_json(value: JsonValue) -> str:
+    """The text of a JSON document that stdout can hold, whatever its encoding."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(getattr(sys.__stdout__, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # a terminal of another language, or a file name of odd bytes
+        return json.dumps(value, indent=2, allow_nan=False)
+    return text
+
+
+def error_document(error: EdgepruneError) -> JsonValue:
+    """What --json says of a command that failed."""
+    return {
+        "error": {
+            "type": type(error).__name__,
+            "message": str(error),
+            "where": error.where,
+            "exit_code": error.exit_code,
+        }
+    }
 
 
 @contextlib.contextmanager
@@ -65,19 +95,26 @@ def session(*, json: bool, quiet: bool, verbose: int, interrupted: str = "") -> 
     """
     current = Session(json=json, quiet=quiet, verbose=verbose)
     try:
-        yield current
+        with stdout_goes_to_stderr(json), _errors_as_exits(current, interrupted):
+            yield current
+    finally:
+        current.deliver()
+
+
+@contextlib.contextmanager
+def _errors_as_exits(current: Session, interrupted: str) -> Iterator[None]:
+    try:
+        yield
     except KeyboardInterrupt:
         words = f"Interrupted. {interrupted}".rstrip()
         _console(stderr=True).print(words, style="bold yellow", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
-    except (EdgepruneError, ModuleNotFoundError) as error:
-        raise typer.Exit(_report(current, _known(error))) from None
     except typer.Exit:
         raise
-    except (SystemExit, GeneratorExit) as error:  # nothing of ours raises them
-        raise typer.Exit(_report(current, _ended(error))) from None
-    except Exception as error:  # whatever else comes out is our bug
-        raise typer.Exit(_report(current, _unexpected(error))) from None
+    except (Exception, SystemExit, GeneratorExit) as error:
+        if is_closed_pipe(error):  # the reader has enough, and nothing is wrong
+            raise typer.Exit(CLOSED_PIPE) from None
+        raise typer.Exit(_report(current, _named(error))) from None
 
 
 def require_place(path: Path | None) -> None:
@@ -109,6 +146,15 @@ def write_text(path: Path, text: str) -> None:
             f"Choose another.",
             where=str(path),
         ) from error
+
+
+def _named(error: BaseException) -> EdgepruneError:
+    """An error as one of ours, whose exit code tells whose fault it is."""
+    if isinstance(error, EdgepruneError | ModuleNotFoundError):
+        return _known(error)
+    if isinstance(error, Exception):  # whatever else comes out is our bug
+        return _unexpected(error)
+    return _ended(error)  # nothing of ours ends the program from within
 
 
 def _known(error: EdgepruneError | ModuleNotFoundError) -> EdgepruneError:
@@ -160,16 +206,7 @@ def _report(current: Session, error: EdgepruneError) -> int:
     console.print(str(error), soft_wrap=True, markup=False, highlight=False)
     if error.__cause__ is not None and not internal and current.verbose < 2:
         console.print("Run again with -vv for the traceback.", style="dim")
-    current.data(
-        {
-            "error": {
-                "type": type(error).__name__,
-                "message": str(error),
-                "where": error.where,
-                "exit_code": error.exit_code,
-            }
-        }
-    )
+    current.data(error_document(error))
     return error.exit_code
 
 

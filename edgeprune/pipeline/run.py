@@ -22,6 +22,7 @@ from edgeprune.recipe.schema import Recipe, recipe_hash
 from edgeprune.release.bundle import (
     Bundle,
     check_destination,
+    first_difference,
     is_bundle,
     open_bundle,
     seal,
@@ -42,8 +43,9 @@ def run(
     """Carry out a recipe and leave a judged bundle at `out`; its exit code tells the verdict.
 
     target: a name that wins over the recipe's. measuring: the effort of the latency measurement,
-    default the target's preset. A finished bundle of the same recipe and target is returned as it
-    is; of another one, it is refused unless `fresh`. An interrupted run of the same recipe goes on
+    default the target's preset. A finished bundle of the same recipe and target is returned if its
+    files are as the manifest says; a damaged one, or one of another recipe, is refused unless
+    `fresh`. An interrupted run of the same recipe goes on
     after its last finished step (`DIR.work/journal.jsonl`). Everything random follows [prune]
     seed, and the global generators of torch, NumPy and random are left as they were.
 
@@ -54,7 +56,8 @@ def run(
     """
     progress = progress or Silent()
     device = chosen_target(recipe, target)
-    finished = finished_bundle(recipe, device, out, fresh=fresh)
+    with on_disk(out):
+        finished = finished_bundle(recipe, device, out, fresh=fresh)
     if finished is not None:
         progress.note(f"{out} is finished and the recipe is the same: nothing was run again")
         return finished
@@ -104,7 +107,8 @@ def _carry_out(job: Job, out: Path, work: Work, staging: Path, progress: Progres
 def finished_bundle(recipe: Recipe, target: Target, out: Path, *, fresh: bool) -> Bundle | None:
     """The bundle at `out` if it was made from this recipe and target; None if there is none.
 
-    Raises UsageError when it was made from others (unless `fresh`), or `out` is something else.
+    Raises UsageError when it was made from others or a file of it is missing, changed or new
+    (unless `fresh`), or `out` is something else.
     """
     check_destination(out)
     if fresh or not is_bundle(out):
@@ -115,13 +119,26 @@ def finished_bundle(recipe: Recipe, target: Target, out: Path, *, fresh: bool) -
     made_from = bundle.manifest.made_from
     now = (recipe_hash(recipe), target_hash(target))
     if (made_from.recipe_sha256, made_from.target_sha256) == now:
-        return bundle
+        return _whole(bundle)
     changed = "target" if made_from.recipe_sha256 == recipe_hash(recipe) else "recipe"
     raise UsageError(
         f"running at {out}: expected a bundle of this recipe and target, or nothing, got one of "
         f"another {changed}. Use --fresh to replace it, or another --out.",
         where=str(out),
     )
+
+
+def _whole(bundle: Bundle) -> Bundle:
+    """The bundle, every file as it was sealed: its verdict is about those files and no others."""
+    difference = first_difference(bundle)
+    if difference is not None:
+        raise UsageError(
+            f"running at {bundle.path}: expected the files of the finished bundle as its manifest "
+            f"lists them, got another: {difference}. Use --fresh to make it again, or another "
+            f"--out.",
+            where=str(bundle.path),
+        )
+    return bundle
 
 
 def _clean_staging(out: Path) -> Path:

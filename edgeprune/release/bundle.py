@@ -65,8 +65,17 @@ def is_bundle(folder: Path) -> bool:
 def check_destination(out: Path) -> None:
     """Refuse a place that holds something which is not a bundle of ours; an empty folder is fine.
 
-    Raises UsageError before any work is done.
+    A place inside a bundle is refused too: whatever lies there, that bundle would no longer be
+    what its manifest says. Raises UsageError before any work is done.
     """
+    # The real path, so that neither a link nor `..` hides the bundle; it never raises.
+    around = [folder for folder in Path(os.path.realpath(out)).parents if is_bundle(folder)]
+    if around:
+        raise UsageError(
+            f"writing the bundle at {out}: expected a place outside of every finished bundle, got "
+            f"one inside that at {around[0]}. Choose another --out.",
+            where=str(out),
+        )
     if out.is_dir() and (is_bundle(out) or not any(out.iterdir())):
         return
     if out.exists() or out.is_symlink():
@@ -102,6 +111,23 @@ def open_bundle(path: Path) -> Bundle:
             where=str(path),
         ) from error
     return Bundle(path=path, report=report, manifest=manifest)
+
+
+def first_difference(bundle: Bundle) -> str | None:
+    """`model.onnx is missing`: the first file that is not as the manifest says; None: all are.
+
+    Sizes and hashes are compared, in the order missing, changed, new, a link in a file's place.
+    """
+    wanted = {entry.name: entry for entry in bundle.manifest.files}
+    there = {entry.name: entry for entry in list_files(bundle.path)}
+    both = sorted(wanted.keys() & there.keys())
+    found = [f"{name} is missing" for name in sorted(wanted.keys() - there.keys())]
+    found += [f"{name} is changed" for name in both if wanted[name] != there[name]]
+    found += [f"{name} is new" for name in sorted(there.keys() - wanted.keys())]
+    found += [f"{name} is a link" for name in both if (bundle.path / name).is_symlink()]
+    if bundle.manifest.verdicts != bundle.report.verdicts:
+        found.append(f"{MANIFEST} has other verdicts than {REPORT}")
+    return found[0] if found else None
 
 
 def seal(out: Path, report: Report, made_from: Provenance) -> Bundle:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import types
 
@@ -93,6 +95,7 @@ def finishing(outcome, seen):
         (errors.ProofFailed("f"), 70),
         (ValueError("unexpected"), 70),
         (KeyboardInterrupt(), 130),
+        (BrokenPipeError(32, "a worker of the user's"), 70),
         (SystemExit(0), 2),
         (SystemExit(3), 2),
     ],
@@ -204,3 +207,108 @@ def test_quiet_prints_one_line(recipe, pipeline, tmp_path):
 
     assert len(result.stdout.splitlines()) == 1
     assert result.stderr == ""
+
+
+TALKATIVE = """
+import ctypes, os, subprocess
+import torch
+from torch import nn
+
+print("printed on import")
+
+def build():
+    print("printed")
+    os.write(1, b"written\\n")
+    ctypes.CDLL(None).puts(b"put by C")
+    subprocess.run(["echo", "echoed"], check=True)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    return net, (torch.randn(2, 4),), {}
+
+def fail():
+    print("printed")
+    raise ValueError("no")
+"""
+
+
+def program(*args, **options):
+    """The program in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "edgeprune", *map(str, args)]
+    return subprocess.run(command, env=environment, text=True, timeout=120, **options)
+
+
+@pytest.mark.parametrize(("function", "code"), [("build", 0), ("fail", 2)])
+def test_what_the_users_code_prints_is_not_in_the_document(tmp_path, function, code):
+    """With --json stdout is one document, whoever prints: Python, C, a child process."""
+    (tmp_path / "model.py").write_text(TALKATIVE)
+    done = program("inspect", f"{tmp_path / 'model.py'}:{function}", "--json", capture_output=True)
+
+    assert done.returncode == code, done.stderr
+    assert ("error" in json.loads(done.stdout)) == (code != 0)
+    words = ["printed on import", "printed\n"]
+    words += ["written", "put by C", "echoed"] if code == 0 else []
+    assert [word for word in words if word not in done.stderr] == []
+
+
+@pytest.mark.parametrize(
+    ("args", "part"),
+    [
+        (["check", "m.onnx", "--latency-ms", "-1"], "--latency-ms"),
+        (["check", "m.onnx", "--nonsense"], "--nonsense"),
+        (["run"], "RECIPE"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_a_wrong_call_with_json_is_a_document_too(args, part):
+    """An error of the command line itself is told on stdout as JSON, and on stderr; exit code 2."""
+    done = program(*args, "--json", capture_output=True)
+    error = json.loads(done.stdout)["error"]
+
+    assert done.returncode == error["exit_code"] == 2
+    assert error["type"] == "UsageError"
+    assert part in error["message"]
+    assert part in done.stderr
+    assert program(*args, capture_output=True).stdout == ""
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--version"],
+        ["check", "--help"],
+        ["targets", "list"],
+        ["targets", "list", "--json"],
+        ["targets", "list", "-q"],
+        ["run", "--json"],
+    ],
+)
+@pytest.mark.parametrize("stderr_too", [False, True])
+def test_a_reader_that_went_away_ends_the_program_quietly(args, stderr_too):
+    """`edgeprune ... | head -1`: exit code 141 as of SIGPIPE, and no error that blames anybody."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        stderr = writing if stderr_too else subprocess.PIPE
+        done = program(*args, stdout=writing, stderr=stderr)
+    finally:
+        os.close(writing)
+
+    assert done.returncode == 141
+    if not stderr_too and args[0] != "run":
+        assert done.stderr == ""
+    assert "Broken" not in (done.stderr or "")
+
+
+def test_a_user_who_prints_to_a_reader_that_went_away_is_not_blamed(tmp_path):
+    """The user's own print fails with the pipe; that is no error of the user's code."""
+    loud = TALKATIVE.replace('print("printed")', 'print("printed", flush=True)')
+    (tmp_path / "model.py").write_text(loud)
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        model = f"{tmp_path / 'model.py'}:fail"
+        done = program("inspect", model, stdout=writing, stderr=subprocess.PIPE)
+    finally:
+        os.close(writing)
+
+    assert (done.returncode, done.stderr) == (141, "")

@@ -12,6 +12,7 @@ import pytest
 
 from edgeprune.errors import EnvironmentFailed
 from edgeprune.measure.settings import Settings
+from edgeprune.pipeline.disk import on_disk
 from edgeprune.pipeline.run import run
 from edgeprune.recipe.schema import load_recipe
 
@@ -115,6 +116,31 @@ def test_a_place_below_a_file_is_the_environments_fault(task):
     with pytest.raises(EnvironmentFailed, match="a file where a folder should be"):
         run(recipe, out=blocked / "out")
     assert blocked.read_text() == "a file"
+
+
+@pytest.mark.parametrize(
+    "place", ["n" * 252, "n" * 300, f"{'n' * 300}/out", "/proc/x", "/proc/x/out"]
+)
+def test_an_odd_place_is_the_environments_fault(task, place):
+    """A name too long for the disk, by itself or with `.work` behind it, and a file system that
+    makes no folders: exit code 5 before any work."""
+    recipe = _facts(task(CHANGES))
+
+    with pytest.raises(EnvironmentFailed, match=r"too long|cannot be made") as caught:
+        run(recipe, out=recipe.base_dir / place)
+    assert caught.value.exit_code == 5
+    assert not (recipe.base_dir / "passes.txt").exists()
+
+
+def test_a_file_of_the_user_that_is_missing_is_not_the_disks_fault(tmp_path):
+    """FileNotFoundError is taken for the disk's only in the output, its work or above them."""
+    out = tmp_path / "out"
+    for place in (out, out / "model.onnx", tmp_path / "out.work" / "steps" / "1", tmp_path):
+        with pytest.raises(EnvironmentFailed), on_disk(out):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(place))
+    for place in (tmp_path / "images.npz", tmp_path / "outer", None):
+        with pytest.raises(FileNotFoundError), on_disk(out):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", place)
 
 
 def test_a_finished_bundle_outlives_a_full_disk(task, disk):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 
 import jsonschema
 import numpy as np
@@ -192,6 +193,30 @@ def test_another_recipe_asks_for_fresh(finished):
         run(load_recipe(changed), out=finished / "out")
 
     assert {path.name for path in (finished / "out").iterdir()} == FILES
+
+
+def _append(path):
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda out: (out / "model.onnx").unlink(), r"model\.onnx is missing"),
+        (lambda out: _append(out / "model.onnx"), r"model\.onnx is changed"),
+        (lambda out: (out / "notes.txt").write_text("mine"), r"notes\.txt is new"),
+    ],
+)
+def test_a_finished_bundle_is_checked_before_it_is_reported_again(
+    finished, tmp_path, damage, words
+):
+    """A verdict about files that are not those of the manifest is not repeated: usage error 2."""
+    out = shutil.copytree(finished / "out", tmp_path / "out")
+    damage(out)
+
+    with pytest.raises(UsageError, match=rf"{words}\. Use --fresh") as caught:
+        run(load_recipe(finished / "recipe.toml"), out=out)
+    assert caught.value.exit_code == 2
 
 
 @pytest.fixture(scope="module")

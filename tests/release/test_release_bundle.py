@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from report_example import report, verdict
 from edgeprune.errors import EnvironmentFailed, UsageError
 from edgeprune.release.bundle import (
     check_destination,
+    first_difference,
     is_bundle,
     open_bundle,
     seal,
@@ -174,3 +176,43 @@ def test_a_failed_run_delivers_only_its_report(tmp_path):
         "summary.md",
         "manifest.json",
     }
+
+
+@pytest.mark.parametrize("below", ["x", "deep/x", "deep/../x", "deep"])
+def test_a_place_inside_a_bundle_is_refused(tmp_path, below):
+    """A bundle within a bundle would spoil the outer one, through a link to it as well."""
+    out = sealed(tmp_path / "out").path
+    (tmp_path / "link").symlink_to(out)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    for place in (out / below, tmp_path / "link" / below):
+        with pytest.raises(UsageError, match=r"outside of every finished bundle.*another --out"):
+            check_destination(place)
+        with pytest.raises(UsageError, match="inside that at"):
+            seal(place, report(), MADE_FROM)
+
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_the_first_file_that_differs_is_named(tmp_path):
+    """Missing, changed, new and linked files are found, hashes included; a whole bundle has none.
+
+    The changed file keeps its size.
+    """
+    bundle = sealed(tmp_path / "out")
+    model = bundle.path / "model.onnx"
+
+    assert first_difference(bundle) is None
+    model.write_bytes(b"oNNx")
+    assert first_difference(bundle) == "model.onnx is changed"
+    model.unlink()
+    assert first_difference(bundle) == "model.onnx is missing"
+    (tmp_path / "elsewhere").write_bytes(b"onnx")
+    model.symlink_to(tmp_path / "elsewhere")
+    assert first_difference(bundle) == "model.onnx is a link"
+    (bundle.path / "deep" / "notes.txt").write_text("mine")
+    assert first_difference(bundle) == "deep/notes.txt is new"
+    others = bundle.manifest.model_copy(update={"verdicts": ()})
+    (bundle.path / "deep" / "notes.txt").unlink()
+    model.unlink()
+    model.write_bytes(b"onnx")
+    assert "other verdicts" in first_difference(dataclasses.replace(bundle, manifest=others))
