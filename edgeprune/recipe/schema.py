@@ -96,7 +96,14 @@ def load_recipe(path: Path | str) -> Recipe:
             f"reading the recipe at {path}: expected a TOML file, got none. Check the path.",
             where=str(path),
         ) from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        got = "a folder" if isinstance(error, IsADirectoryError) else error.strerror
+        raise RecipeError(
+            f"reading the recipe at {path}: expected a .toml file, got {got}. Give the path of a "
+            f"recipe that can be read.",
+            where=str(path),
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(
             f"reading the recipe at {path}: expected a TOML file in UTF-8, got: {error}. "
             f"Mend that line.",

@@ -8,6 +8,8 @@ put before it. Both are undone; after that the keys must be the model's, all of 
 from __future__ import annotations
 
 import difflib
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -25,17 +27,23 @@ _WRAPPERS = ("module.", "_orig_mod.")
 """What torch.nn.DataParallel and torch.compile put before every key."""
 
 
+_NAMED = re.compile(r"GLOBAL (\S+) was not an allowed global")
+"""The class or function that torch's unpickler refused to call."""
+
+
 def load_weights_(module: nn.Module, path: Path) -> None:
     """Write the weights of `path` into `module` (in place): same keys, same shapes.
 
     `.safetensors`, or what torch.load reads with weights_only=True: a state dict, or a checkpoint
     with one in it. A key that only repeats a tied parameter may be absent, since safetensors
     stores each tensor once.
-    Raises UsageError listing missing, unexpected and wrongly shaped keys, keys with NaN, and keys
-    of one tied parameter with different values, of which the last would silently win.
+    Raises UsageError listing tensors that are not plain (sparse, quantized, complex for a real
+    parameter), missing, unexpected and wrongly shaped keys, keys with NaN, and keys of one tied
+    parameter with different values, of which the last would silently win.
     """
     expected = module.state_dict()
     state = _without_wrapper(read_state(path), expected)
+    _require_plain(state, expected, path)
     tied = _tied_to_a_given(expected, state)
     missing = [key for key in expected if key not in state and key not in tied]
     unexpected = [key for key in state if key not in expected]
@@ -88,11 +96,15 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise _unreadable(path, "a safetensors file", error) from error
+            raise _unreadable(path, "a safetensors file", _first_line(error)) from error
     try:
-        loaded: object = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Torch warns of how the file was made (sparse, another pickle protocol); what of it
+            # matters is refused, by key.
+            warnings.simplefilter("ignore")
+            loaded: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # junk fails in its unpickler with whatever it stumbles over
-        raise _unreadable(path, "a state dict of tensors only", error) from error
+        raise _unreadable(path, "a state dict of tensors only", _said_by_torch(error)) from error
     state = _as_tensors(loaded)
     return _from_checkpoint(loaded, path) if state is None else state
 
@@ -144,13 +156,53 @@ def _with_nearest(key: str, unexpected: list[str]) -> str:
     return f"{key} (is it {near[0]!r}?)" if near else key
 
 
-def _unreadable(path: Path, expected: str, error: Exception) -> UsageError:
-    first = str(error).strip().splitlines() or [type(error).__name__]
+def _require_plain(
+    state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path
+) -> None:
+    """Every tensor dense and readable, and real where the model's is: no number gets lost."""
+    odd = []
+    for key, value in state.items():
+        if value.is_quantized:
+            odd.append(f"{key} (quantized)")
+        elif value.is_meta:
+            odd.append(f"{key} (without values, of the meta device)")
+        elif value.is_nested or value.layout != torch.strided:
+            layout = str(value.layout).removeprefix("torch.")
+            odd.append(f"{key} ({'nested' if value.is_nested else layout})")
+        elif value.is_complex() and key in expected and not expected[key].is_complex():
+            odd.append(f"{key} (complex, for a real parameter)")
+    if odd:
+        raise UsageError(
+            f"loading the weights at {path}: expected dense tensors of the model's kind of "
+            f"numbers, got others in {len(odd)} of {len(state)}: {_shorten(odd)}. Convert them "
+            f"(to_dense(), dequantize(), .real) and save the state dict again.",
+            where=str(path),
+        )
+
+
+def _unreadable(path: Path, expected: str, got: str) -> UsageError:
     return UsageError(
-        f"loading the weights at {path}: expected {expected}, got {first[0]} "
+        f"loading the weights at {path}: expected {expected}, got {got}. "
         f"Save them with safetensors.torch.save_file(model.state_dict(), ...).",
         where=str(path),
     )
+
+
+def _said_by_torch(error: Exception) -> str:
+    """What torch.load could not read, without its advice to unpickle whatever the file holds."""
+    text = str(error)
+    named = _NAMED.search(text)
+    if named is not None:
+        return f"a pickle that names {named[1]}"
+    if "TorchScript" in text:
+        return "a TorchScript archive"
+    return "a pickle of another kind" if "weights_only" in text else _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of an error's text, without its full stop; its class where it has none."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(". ")
 
 
 def _tied_to_a_given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import sys
 import textwrap
 
@@ -290,6 +291,53 @@ def test_a_pickle_that_runs_code_is_refused(folder, capfd):
         load_model("model.py:build", weights="hostile.pt", input="2x4", base_dir=folder)
 
     assert "has run" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        (lambda x: x.to_sparse(), "a.weight (sparse_coo)"),
+        (lambda x: x.to("meta"), "a.weight (without values"),
+        (lambda x: x.to(torch.complex64), "a.weight (complex, for a real parameter)"),
+    ],
+)
+def test_weights_that_are_not_plain_numbers_are_named(folder, odd, words):
+    """Sparse tensors and complex ones are neither our bug nor cut to their real part in silence."""
+    state = load_model("model.py:build", input="2x4", base_dir=folder).module.state_dict()
+    torch.save(state | {"a.weight": odd(state["a.weight"])}, folder / "odd.pt")
+
+    with pytest.raises(UsageError) as caught:
+        load_model("model.py:build", weights="odd.pt", input="2x4", base_dir=folder)
+
+    assert caught.value.exit_code == 2
+    assert f"got others in 1 of 4: {words}" in str(caught.value)
+
+
+class Left:
+    """A class that a pickle names; unpickling it is harmless."""
+
+
+@pytest.mark.parametrize(
+    ("save", "words"),
+    [
+        (lambda path: torch.save({"a": Left()}, path), rf"a pickle that names {__name__}\.Left\. "),
+        (
+            lambda path: torch.save(torch.nn.Linear(2, 2), path),
+            r"names torch\.nn\.\S+Linear\. Save",
+        ),
+        (lambda path: path.write_bytes(pickle.dumps([1])), r"got a pickle of another kind\. Sav"),
+        (lambda path: path.write_bytes(b""), r"got EOFError\. Save them with"),
+    ],
+)
+def test_a_refused_pickle_says_what_it_names_and_gives_no_dangerous_advice(folder, save, words):
+    """The refusal never passes on torch's advice to load the file with its code."""
+    save(folder / "other.pt")
+
+    with pytest.raises(UsageError, match=words) as caught:
+        load_model("model.py:build", weights="other.pt", input="2x4", base_dir=folder)
+
+    assert "weights_only" not in str(caught.value)
+    assert "Re-running" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["junk.safetensors", "junk.pt", "gone.pt"])

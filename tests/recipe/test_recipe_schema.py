@@ -220,6 +220,16 @@ def test_a_missing_recipe_is_named(tmp_path):
         load_recipe(tmp_path / "gone.toml")
 
 
+def test_a_folder_in_place_of_a_recipe_is_named(tmp_path):
+    """A folder has no line to mend: the message says what it is; exit code 2."""
+    with pytest.raises(RecipeError, match=r"expected a \.toml file, got a folder\.") as caught:
+        load_recipe(tmp_path)
+    assert caught.value.exit_code == 2
+    assert "line" not in str(caught.value).replace(str(tmp_path), "")
+    with pytest.raises(RecipeError, match=r"expected a \.toml file, got .*too long"):
+        load_recipe(tmp_path / ("n" * 300))
+
+
 def test_hash_ignores_place_comments_and_order(tmp_path):
     """The same values and the same named files give the same hash anywhere."""
     reordered = """
