@@ -16,7 +16,13 @@ from edgeprune.pipeline.progress import Progress
 from edgeprune.pipeline.seeding import seeded
 from edgeprune.recipe.data import Data, Split, load_data
 from edgeprune.recipe.evaluate import evaluate
-from edgeprune.recipe.feeding import call_arguments, device_of, move_target
+from edgeprune.recipe.feeding import (
+    call_arguments,
+    device_of,
+    first_batch,
+    move_target,
+    reading,
+)
 from edgeprune.recipe.fit import require_fit
 from edgeprune.recipe.model import load_model
 from edgeprune.recipe.schema import Recipe, recipe_hash
@@ -127,23 +133,26 @@ def prepare(recipe: Recipe, target: Target, measuring: Settings | None, progress
 def require_loss(recipe: Recipe, data: Data, module: nn.Module) -> None:
     """One training batch through the loss: a mistake in it shows before anything is pruned.
 
-    Nothing is read where neither training nor the criterion has a use for labels.
+    Nothing is read where neither training nor the criterion has a use for labels. Raises DataError
+    for labels that do not fit or a split that yields nothing, UserCodeError from the loss.
     """
     recover = recipe.recover
     trains = recover.epochs > 0 or recover.final_epochs > 0
     if not trains and not find_criterion(recipe.prune.criterion).gradients:
         return
-    inputs, target = next(iter(data.train))
+    inputs, target = first_batch("train", data.train)
     if target is None:
         return
-    device = device_of(module)
-    args, kwargs = call_arguments(inputs, device)
+    place, device = "the train split, batch 0", device_of(module)
+    with reading(place):
+        args, kwargs = call_arguments(inputs, device)
+        wanted = move_target(target, device)
     with torch.no_grad():
-        value = task_loss(module.eval()(*args, **kwargs), move_target(target, device), data.loss)
+        value = task_loss(module.eval()(*args, **kwargs), wanted, data.loss, place)
     if not bool(value.isfinite()):
         raise DataError(
-            f"trying the loss at the train split, batch 0: expected a finite number for the dense "
-            f"model, got {float(value)}. Mend Data(loss=...), or the labels.",
+            f"trying the loss at {place}: expected a finite number for the dense model, got "
+            f"{float(value)}. Mend the labels, or Data(loss=...).",
             where="train",
         )
 

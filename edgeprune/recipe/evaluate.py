@@ -69,9 +69,16 @@ def evaluate(
                     targets.append(to_numpy(target))
     finally:
         model.train(was_training)
-    if not outputs or len(targets) not in (0, len(outputs)):
+    where = "a split" if usable is None else f"the {usable} split"
+    if not outputs:
         raise DataError(
-            f"evaluating at a split: expected batches that all or none have a target, got "
+            f"evaluating at {where}: expected at least one batch on every pass, got none. Give "
+            f"Data a split that can be read again.",
+            where=usable,
+        )
+    if len(targets) not in (0, len(outputs)):
+        raise DataError(
+            f"evaluating at {where}: expected batches that all or none have a target, got "
             f"{len(outputs)} batches and {len(targets)} targets. Label every sample or none."
         )
     joined = tuple(np.concatenate(parts) for parts in zip(*outputs, strict=True))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
 
 from edgeprune.errors import DataError
-from edgeprune.recipe.data import Batch, is_several, named_inputs
+from edgeprune.recipe.data import Batch, Split, is_several, named_inputs
 from edgeprune.recipe.evaluate import to_inputs, to_tensor
+from edgeprune.recipe.factory import call_user
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -57,6 +59,32 @@ def batch_size(inputs: object) -> int:
             f"dim, got {type(inputs).__name__} without one. Yield (inputs, target) of arrays."
         )
     return int(first.shape[0])
+
+
+@contextlib.contextmanager
+def reading(place: str) -> Iterator[None]:
+    """Let a DataError about a batch say which: `place` is `the train split, batch 3`."""
+    try:
+        yield
+    except DataError as error:
+        words = str(error).removeprefix("reading a batch at ")
+        raise DataError(f"reading {place}, at {words}", where=place) from error
+
+
+def first_batch(name: str, split: Split) -> Batch:
+    """The first batch of a new pass over the split of that name.
+
+    Raises DataError where the pass yields nothing, UserCodeError where it raises.
+    """
+    where = f"the {name} split"
+    batch = call_user(lambda: next(iter(split), None), f"reading {where}", where)
+    if batch is None:
+        raise DataError(
+            f"reading the data at {where}: expected at least one batch on every pass, got none on "
+            f"a later one. Give Data a split that can be read again.",
+            where=name,
+        )
+    return next(pairs([batch]))
 
 
 def pairs(batches: Iterable[object]) -> Iterator[Batch]:

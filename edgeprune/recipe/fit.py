@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from edgeprune.errors import DataError
 from edgeprune.recipe.data import Data
 from edgeprune.recipe.evaluate import to_inputs
+from edgeprune.recipe.feeding import first_batch
 
 
 def require_fit(
@@ -24,7 +24,7 @@ def require_fit(
     for name, split in data.splits():
         if name == "test":
             continue  # looked at once, at the end
-        inputs, _ = next(itertools.islice(split, 1))
+        inputs, _ = first_batch(name, split)
         given = _tensors(*to_inputs(inputs))
         if list(given) != list(example):
             raise _fault(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from edgeprune.recipe.feeding import (
     device_of,
     move_target,
     pairs,
+    reading,
 )
 from edgeprune.recover.layout import channels_last_where_it_runs
 from edgeprune.recover.objective import objective
@@ -85,6 +86,13 @@ class StepProgress(Protocol):
 
     def step(self, done: int, total: int, text: str) -> None:
         """`done` of `total` steps; `text` says the loss."""
+
+
+class _Placed(NamedTuple):
+    """A batch, and its place as messages name it."""
+
+    batch: Batch
+    place: str
 
 
 def finetune(
@@ -153,7 +161,9 @@ def _train_(
     models = (student,) if teacher is None else (student, teacher)
     stream = _endless(batches, steps)
     first = next(stream)
-    with channels_last_where_it_runs(models, *call_arguments(first[0], device_of(student))):
+    with reading(first.place):
+        example = call_arguments(first.batch[0], device_of(student))
+    with channels_last_where_it_runs(models, *example):
         student.train()
         if teacher is not None:
             teacher.eval()
@@ -169,7 +179,7 @@ def _train_(
 def _steps_(
     student: nn.Module,
     teacher: nn.Module | None,
-    stream: Iterator[Batch],
+    stream: Iterator[_Placed],
     settings: Settings,
     steps: int,
     loss: Loss | None,
@@ -179,11 +189,11 @@ def _steps_(
     parameters = [p for p in student.parameters() if p.requires_grad]
     optimizer = _optimizer(parameters, settings)
     losses: list[float] = []
-    for step, batch in enumerate(stream):
+    for step, placed in enumerate(stream):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate_share(step, steps)
         optimizer.zero_grad(set_to_none=True)
-        value = _loss_of(student, teacher, batch, settings, loss)
+        value = _loss_of(student, teacher, placed, settings, loss)
         losses.append(_finite(value, "loss", step, steps))
         value.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
@@ -197,18 +207,21 @@ def _steps_(
 def _loss_of(
     student: nn.Module,
     teacher: nn.Module | None,
-    batch: Batch,
+    placed: _Placed,
     settings: Settings,
     loss: Loss | None,
 ) -> torch.Tensor:
-    inputs, target = batch
+    inputs, target = placed.batch
     if target is None and teacher is None:
         raise DataError(
-            "fine-tuning at a batch without target: expected a label or a teacher, got neither. "
-            "Set distillation above 0 in [recover], or epochs = 0."
+            f"fine-tuning at {placed.place}: expected a label or a teacher, got neither. "
+            f"Set distillation above 0 in [recover], or epochs = 0.",
+            where=placed.place,
         )
     device = device_of(student)
-    args, kwargs = call_arguments(inputs, device)
+    with reading(placed.place):
+        args, kwargs = call_arguments(inputs, device)
+        wanted = move_target(target, device)
     guidance: object | None = None
     if teacher is not None:
         with torch.no_grad():
@@ -216,10 +229,11 @@ def _loss_of(
     return objective(
         student(*args, **kwargs),
         guidance,
-        move_target(target, device),
+        wanted,
         loss=loss,
         distillation=settings.distillation,
         temperature=settings.temperature,
+        place=placed.place,
     )
 
 
@@ -237,15 +251,18 @@ def _optimizer(parameters: list[nn.Parameter], settings: Settings) -> torch.opti
     return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
 
 
-def _endless(batches: Split, steps: int) -> Iterator[Batch]:
+def _endless(batches: Split, steps: int) -> Iterator[_Placed]:
     """Exactly `steps` batches of two samples or more, starting over as often as needed."""
     given = 0
     while True:
         before = given
-        for batch in pairs(batches):
-            if batch_size(batch[0]) < 2:
+        for index, batch in enumerate(pairs(batches)):
+            place = f"the train split, batch {index}"
+            with reading(place):
+                size = batch_size(batch[0])
+            if size < 2:
                 continue
-            yield batch
+            yield _Placed(batch, place)
             given += 1
             if given == steps:
                 return

@@ -83,17 +83,20 @@ def objective(
     loss: Loss | None,
     distillation: float,
     temperature: float,
+    place: str | None = None,
 ) -> torch.Tensor:
     """(1 - a) · task loss + a · distillation; one of them alone where the other has no input.
 
     Without a target (None) only the distillation counts, without a teacher only the task.
+    place: which batch it is, for the messages.
     """
     if teacher_outputs is None:
-        return task_loss(outputs, target, loss)
+        return task_loss(outputs, target, loss, place)
     distance = distance_to_teacher(outputs, teacher_outputs, target, loss, temperature)
     if target is None:
         return distance
-    return (1 - distillation) * task_loss(outputs, target, loss) + distillation * distance
+    task = task_loss(outputs, target, loss, place)
+    return (1 - distillation) * task + distillation * distance
 
 
 def distance_to_teacher(

@@ -10,7 +10,7 @@ import torch
 from edgeprune.errors import DataError
 from edgeprune.graph.module import CapturedModule, attribute
 from edgeprune.recipe.data import Batch, Loss
-from edgeprune.recipe.feeding import call_arguments, device_of, move_target, pairs
+from edgeprune.recipe.feeding import call_arguments, device_of, move_target, pairs, reading
 from edgeprune.recipe.task_loss import task_loss
 
 
@@ -39,9 +39,12 @@ def gradients_of(
                 f"scoring at batch {index}: expected a target, as the criterion needs the loss's "
                 "gradient, got None. Give labels, or choose a criterion of the weights alone (l2)."
             )
-        args, kwargs = call_arguments(inputs, device)
+        place = f"batch {index} of the scored samples"
+        with reading(place):
+            args, kwargs = call_arguments(inputs, device)
+            wanted = move_target(target, device)
         with torch.enable_grad():
-            value = task_loss(model(*args, **kwargs), move_target(target, device), loss)
+            value = task_loss(model(*args, **kwargs), wanted, loss, place)
             if not bool(value.isfinite()):
                 raise DataError(
                     f"scoring at batch {index}: expected a finite loss, got {value.item()}. "

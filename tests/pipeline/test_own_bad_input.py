@@ -92,6 +92,42 @@ def labels_of_validation():
 def labels_of_training():
     return data(train=[batch(0), batch(1, top=9)])
 
+def first_labels_of_training():
+    return data(train=[batch(0, top=9), batch(1)])
+
+def shape_of_training_labels():
+    return data(train=[batch(0), (batch(1)[0], np.eye(8, 3, dtype=np.int64))])
+
+def uneven_training_labels():
+    return data(train=[batch(0), (batch(1)[0], batch(1)[1][:7])])
+
+def ragged_training_labels():
+    return data(train=[batch(0), (batch(1)[0], [[0], [1, 2]])])
+
+def labels_for_own_loss():
+    import torch
+    loss = lambda out, y: torch.nn.functional.nll_loss(out.log_softmax(1), y)
+    good = [batch(seed) for seed in range(4)]
+    train = [batch(0), batch(1, top=9)]
+    return edgeprune.Data(train=train, validation=good, test=good, loss=loss)
+
+class Some:
+    def __init__(self, passes):
+        self.passes = passes
+
+    def __iter__(self):
+        self.passes -= 1
+        return iter([batch(seed) for seed in range(4)] if self.passes >= 0 else [])
+
+def once():
+    return data(train=Some(1))
+
+def twice():
+    return data(train=Some(2))
+
+def validation_twice():
+    return data(validation=Some(2))
+
 def ragged():
     return data(validation=[batch(0), (batch(1)[0][:, :, :5, :2], batch(1)[1])])
 
@@ -125,6 +161,9 @@ def raises():
     table = {"train": [batch(0)]}
     return data(train=table["trian"])
 """
+
+MEND = (". Mend the labels; where they are meant so, give Data(loss=...).",)
+AGAIN = "Give Data a split that can be read again."
 
 BRANCH = MODEL.splitlines().index("        if x.mean() > 0:") + 1
 
@@ -163,7 +202,15 @@ def write(folder, changes):
         ("good", "nan_in_validation", DataError, ["batch 1", "input 0", "NaN"]),
         ("good", "nan_in_training", DataError, ["finite numbers", "1 of 288 NaN"]),
         ("good", "labels_of_validation", DataError, ["labels from 0 to 2", "3 classes"]),
-        ("good", "labels_of_training", DataError, ["integer targets below C"]),
+        ("good", "labels_of_training", DataError, ["train split, batch 1", "below C", *MEND]),
+        ("good", "first_labels_of_training", DataError, ["train split, batch 0", *MEND]),
+        ("good", "shape_of_training_labels", DataError, ["train split, batch 1", "(8, 3)", *MEND]),
+        ("good", "uneven_training_labels", DataError, ["train split, batch 1", "(7,)", *MEND]),
+        ("good", "ragged_training_labels", DataError, ["train split, batch 1, at a list"]),
+        ("good", "labels_for_own_loss", UserCodeError, ["train split, batch 1", "Mend the labels"]),
+        ("good", "once", DataError, ["the train split", AGAIN]),
+        ("good", "twice", DataError, ["the train split", AGAIN]),
+        ("good", "validation_twice", DataError, ["the validation split", AGAIN]),
         ("good", "ragged", DataError, ["batch 1", "0 (8, 1, 5, 2) float32"]),
         ("good", "generator", DataError, ["again and again", "one-shot generator"]),
         ("good", "empty", DataError, ["train split", "at least one batch"]),

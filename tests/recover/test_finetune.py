@@ -263,6 +263,23 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights():
     assert torch.equal(net.b.weight, before)
 
 
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_bad_batch_is_named_by_split_and_number(number):
+    """NaN among the inputs, labels out of range, uneven or ragged: which batch it is is said."""
+    x, y = np.eye(4, 6, dtype=np.float32), np.array([0, 1, 0, 1])
+    for batch, words in (
+        ((x * np.nan, y), "reading the train split, batch {}, at its inputs: expected finite"),
+        ((x, y + 1), r"cross-entropy at the train split, batch {}: .* from 1 to 2 .* Mend the lab"),
+        ((x, y[:3]), r"cross-entropy at the train split, batch {}: .* \(3,\) .* Mend the labels"),
+        ((x, [[0], [1, 0]]), "reading the train split, batch {}, at a list: expected"),
+        ((x, None), "fine-tuning at the train split, batch {}: expected a label"),
+    ):
+        split = [*[(x, y)] * number, batch, (x, y)]
+        with pytest.raises(DataError, match=words.format(number)) as caught:
+            finetune(_net(), None, split, Settings(distillation=0))
+        assert caught.value.exit_code == 2
+
+
 def test_an_empty_split_is_refused():
     """No batch at all: the message says what to give."""
     with pytest.raises(DataError, match="at least one batch, got none"):

@@ -265,8 +265,14 @@ def test_a_criterion_that_forgot_to_ask_for_gradients_is_told(net: TwoLayers, mo
         ([], r"expected at least one batch of \(inputs, target\), got none"),
         ([(torch.zeros(2, 4), None)], r"batch 0: expected a target, .* choose a criterion of the"),
         ([torch.zeros(2, 4, 1)], r"expected a pair \(inputs, target\), got Tensor"),
-        ([(torch.full((2, 4), float("nan")), torch.zeros(2))], r"expected finite numbers"),
-        ([(torch.zeros(2, 4), torch.tensor([0, 7]))], r"integer targets below C"),
+        (
+            [(torch.full((2, 4), float("nan")), torch.zeros(2))],
+            r"batch 0 of the scored samples, at its inputs",
+        ),
+        (
+            [(torch.zeros(2, 4), torch.tensor([0, 7]))],
+            r"at batch 0 of the scored samples: .* integer targets below C",
+        ),
     ],
     ids=["none", "empty", "unlabelled", "no pair", "NaN", "labels out of range"],
 )
