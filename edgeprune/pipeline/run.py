@@ -22,12 +22,12 @@ from edgeprune.recipe.schema import Recipe, recipe_hash
 from edgeprune.release.bundle import (
     Bundle,
     check_destination,
-    first_difference,
     is_bundle,
     open_bundle,
     seal,
     staging_folder,
 )
+from edgeprune.release.differences import differences
 from edgeprune.targets import Target
 
 
@@ -130,11 +130,11 @@ def finished_bundle(recipe: Recipe, target: Target, out: Path, *, fresh: bool) -
 
 def _whole(bundle: Bundle) -> Bundle:
     """The bundle, every file as it was sealed: its verdict is about those files and no others."""
-    difference = first_difference(bundle)
-    if difference is not None:
+    found = differences(bundle)
+    if found:
         raise UsageError(
             f"running at {bundle.path}: expected the files of the finished bundle as its manifest "
-            f"lists them, got another: {difference}. Use --fresh to make it again, or another "
+            f"lists them, got another: {found[0]}. Use --fresh to make it again, or another "
             f"--out.",
             where=str(bundle.path),
         )

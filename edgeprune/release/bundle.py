@@ -113,23 +113,6 @@ def open_bundle(path: Path) -> Bundle:
     return Bundle(path=path, report=report, manifest=manifest)
 
 
-def first_difference(bundle: Bundle) -> str | None:
-    """`model.onnx is missing`: the first file that is not as the manifest says; None: all are.
-
-    Sizes and hashes are compared, in the order missing, changed, new, a link in a file's place.
-    """
-    wanted = {entry.name: entry for entry in bundle.manifest.files}
-    there = {entry.name: entry for entry in list_files(bundle.path)}
-    both = sorted(wanted.keys() & there.keys())
-    found = [f"{name} is missing" for name in sorted(wanted.keys() - there.keys())]
-    found += [f"{name} is changed" for name in both if wanted[name] != there[name]]
-    found += [f"{name} is new" for name in sorted(there.keys() - wanted.keys())]
-    found += [f"{name} is a link" for name in both if (bundle.path / name).is_symlink()]
-    if bundle.manifest.verdicts != bundle.report.verdicts:
-        found.append(f"{MANIFEST} has other verdicts than {REPORT}")
-    return found[0] if found else None
-
-
 def seal(out: Path, report: Report, made_from: Provenance) -> Bundle:
     """Add every report format and the manifest to the staged files, then put them at `out`.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.gates.judging import judge
@@ -13,7 +13,7 @@ from edgeprune.gates.verdict import Outcome, Verdict, exit_code
 from edgeprune.measure.trial import require_loadable
 from edgeprune.planning.plan import read_plan
 from edgeprune.release.bundle import Bundle, open_bundle
-from edgeprune.release.manifest import list_files
+from edgeprune.release.differences import differences
 
 _MODEL, _PARITY, _PLAN = "model.onnx", "parity.npz", "plan.json"
 
@@ -58,47 +58,9 @@ def verify(path: Path) -> Verification:
 
 
 def _files(bundle: Bundle) -> Verdict:
-    wanted = {entry.name: entry for entry in bundle.manifest.files}
-    there = {entry.name: entry for entry in list_files(bundle.path)}
-    problems = [f"{name} is missing" for name in sorted(wanted.keys() - there.keys())]
-    problems += [f"{name} is new" for name in sorted(there.keys() - wanted.keys())]
-    problems += [
-        f"{name} is changed ({wanted[name].size_bytes} bytes when it was made, "
-        f"{there[name].size_bytes} now)"
-        for name in sorted(wanted.keys() & there.keys())
-        if wanted[name] != there[name]
-    ]
-    problems += _strangers(bundle)
-    if bundle.report.pruned is not None:
-        lost = sorted({_MODEL, _PARITY, _PLAN} - wanted.keys() - there.keys())
-        problems += [f"{name} is missing, from the manifest as well" for name in lost]
-    if bundle.manifest.verdicts != bundle.report.verdicts:
-        problems.append("manifest.json and report.json have other verdicts")
-    if bundle.manifest.outcome != bundle.report.outcome:
-        problems.append(
-            f"manifest.json says {bundle.manifest.outcome}, report.json {bundle.report.outcome}"
-        )
-    said = f"{len(wanted)} files with the sizes and hashes of the manifest"
-    return _verdict("files", problems, len(wanted), said)
-
-
-def _strangers(bundle: Bundle) -> list[str]:
-    """Links wherever they lead, and folders that no sealed file needs: hashes do not see them."""
-    needed = {
-        folder.as_posix()
-        for entry in bundle.manifest.files
-        for folder in PurePosixPath(entry.name).parents
-    }
-    found = []
-    for path in sorted(bundle.path.rglob("*")):
-        name = path.relative_to(bundle.path).as_posix()
-        if path.is_symlink():
-            found.append(f"{name} is a link")
-        elif path.is_dir() and name not in needed:
-            found.append(f"{name} is a new folder")
-        elif not path.is_dir() and not path.is_file():
-            found.append(f"{name} is neither file nor folder")
-    return found
+    count = len(bundle.manifest.files)
+    said = f"{count} files with the sizes and hashes of the manifest"
+    return _verdict("files", list(differences(bundle)), count, said)
 
 
 def _plan(path: Path) -> Verdict:

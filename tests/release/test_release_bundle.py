@@ -13,13 +13,13 @@ from report_example import report, verdict
 from edgeprune.errors import EnvironmentFailed, UsageError
 from edgeprune.release.bundle import (
     check_destination,
-    first_difference,
     is_bundle,
     open_bundle,
     seal,
     staging_folder,
     work_folder,
 )
+from edgeprune.release.differences import differences
 from edgeprune.release.manifest import Provenance
 
 MADE_FROM = Provenance(
@@ -28,10 +28,12 @@ MADE_FROM = Provenance(
 
 
 def sealed(out: Path, content: bytes = b"onnx", outcome: str = "pass"):
-    """A bundle at `out` with one delivered file."""
+    """A bundle at `out` with a model, its plan and record, and a file in a folder of its own."""
     staging = staging_folder(out)
     (staging / "deep").mkdir(parents=True, exist_ok=True)
     (staging / "model.onnx").write_bytes(content)
+    (staging / "plan.json").write_bytes(b"plan")
+    (staging / "parity.npz").write_bytes(b"parity")
     (staging / "deep" / "file.txt").write_text("deep")
     return seal(out, report(verdict("latency", outcome)), MADE_FROM)
 
@@ -201,18 +203,19 @@ def test_the_first_file_that_differs_is_named(tmp_path):
     bundle = sealed(tmp_path / "out")
     model = bundle.path / "model.onnx"
 
-    assert first_difference(bundle) is None
+    assert differences(bundle) == ()
     model.write_bytes(b"oNNx")
-    assert first_difference(bundle) == "model.onnx is changed"
+    assert differences(bundle)[0].startswith("model.onnx is changed")
     model.unlink()
-    assert first_difference(bundle) == "model.onnx is missing"
+    assert differences(bundle)[0].startswith("model.onnx is missing")
     (tmp_path / "elsewhere").write_bytes(b"onnx")
     model.symlink_to(tmp_path / "elsewhere")
-    assert first_difference(bundle) == "model.onnx is a link"
+    assert differences(bundle)[0].startswith("model.onnx is a link")
     (bundle.path / "deep" / "notes.txt").write_text("mine")
-    assert first_difference(bundle) == "deep/notes.txt is new"
+    assert differences(bundle)[0].startswith("deep/notes.txt is new")
+    assert differences(bundle)[1].startswith("model.onnx is a link")
     others = bundle.manifest.model_copy(update={"verdicts": ()})
     (bundle.path / "deep" / "notes.txt").unlink()
     model.unlink()
     model.write_bytes(b"onnx")
-    assert "other verdicts" in first_difference(dataclasses.replace(bundle, manifest=others))
+    assert "other verdicts" in differences(dataclasses.replace(bundle, manifest=others))[-1]
