@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from edgeprune.errors import DataError, OutputsNotFinite
 from edgeprune.measure.session import input_dtype, one_line, open_session
-from edgeprune.recipe.data import Array, Outputs, Split, is_several, to_numpy
+from edgeprune.recipe.data import Array, Outputs, Split, batches_of, is_several, to_numpy
 from edgeprune.targets import available_cores
 
 
@@ -51,7 +51,7 @@ def predict(
     kept: list[list[Array]] = [[] for _ in names]
     targets: list[Array | None] = []
     samples = 0
-    for index, (inputs, target) in enumerate(split):
+    for index, (inputs, target) in enumerate(batches_of(split)):
         where = f"batch {index}"
         feeds = _by_name(session, inputs, where)
         size = _batch_size(feeds, where)

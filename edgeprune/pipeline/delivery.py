@@ -18,7 +18,7 @@ from edgeprune.pipeline.load import save
 from edgeprune.pipeline.preparation import Job
 from edgeprune.pipeline.progress import Progress
 from edgeprune.pipeline.rounds import Pruning
-from edgeprune.recipe.data import Split, to_numpy
+from edgeprune.recipe.data import Split, batches_of, to_numpy
 from edgeprune.recipe.evaluate import to_inputs
 from edgeprune.recipe.feeding import batch_size
 
@@ -93,7 +93,7 @@ def _first_samples(
     """At most `count` samples: of one sample alone an output could not be seen to vary."""
     batches = []
     seen = 0
-    for inputs, _ in split:
+    for inputs, _ in batches_of(split):
         batches.append(to_inputs(inputs))
         seen += batch_size(inputs)
         if seen >= count:

@@ -29,7 +29,15 @@ from edgeprune.pipeline.journal import Journal
 from edgeprune.pipeline.preparation import Job, can_measure
 from edgeprune.pipeline.progress import Progress
 from edgeprune.pipeline.rounds import Pruning
-from edgeprune.recipe.data import Array, Batch, Outputs, Split, apply_metric, named_inputs
+from edgeprune.recipe.data import (
+    Array,
+    Batch,
+    Outputs,
+    Split,
+    apply_metric,
+    batches_of,
+    named_inputs,
+)
 
 _READ = "reading of the test split"
 _SAMPLES_AT_ONCE = 1024
@@ -125,7 +133,7 @@ def _chunks(split: Split) -> Iterator[list[Batch]]:
     """The batches in lists of about _SAMPLES_AT_ONCE samples, in order, each once."""
     chunk: list[Batch] = []
     samples = 0
-    for batch in split:
+    for batch in batches_of(split):
         chunk.append(batch)
         samples += len(next(iter(named_inputs(batch[0]).values())))
         if samples >= _SAMPLES_AT_ONCE:

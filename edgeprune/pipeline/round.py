@@ -19,7 +19,7 @@ from edgeprune.pipeline.widths import step_plan, wanted_plan, whole_plan
 from edgeprune.planning.allocate import Request
 from edgeprune.planning.cost import cost
 from edgeprune.planning.plan import Plan
-from edgeprune.recipe.data import Batch, Split
+from edgeprune.recipe.data import Batch, Split, batches_of
 from edgeprune.recipe.feeding import batch_size
 from edgeprune.recover.finetune import Settings, finetune
 from edgeprune.release.report import Round, RoundAccuracy, RoundProof, RoundRepair
@@ -163,7 +163,7 @@ def fresh_batches(split: Split, *, skip: int, samples: int) -> Iterator[Batch]:
     seen = given = 0
     while True:
         before = seen
-        for inputs, target in split:
+        for inputs, target in batches_of(split):
             seen += batch_size(inputs)
             if seen <= skip:
                 continue

@@ -9,16 +9,18 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeprune.errors import DataError, UserCodeError
+from edgeprune.errors import DataError, EdgepruneError, UserCodeError
 from edgeprune.recipe.factory import call_user, load_factory, parse_factory, user_error
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Batch: TypeAlias = tuple[object, object]
@@ -155,6 +157,24 @@ def _told_length(split: Split) -> int | None:
         return len(split) if isinstance(split, Sized) else None
     except TypeError:  # a DataLoader of an IterableDataset has a __len__ that does not know
         return None
+
+
+def batches_of(split: Iterable[T]) -> Iterator[T]:
+    """One pass over a split; what the user's iteration raises becomes a UserCodeError."""
+    index = 0
+    try:
+        batches = iter(split)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            yield batch
+            index += 1
+    except EdgepruneError:
+        raise
+    except Exception as error:
+        raise user_error(error, "reading a split", f"batch {index} of the split") from error
 
 
 def _check_first_batch(name: str, split: Split) -> tuple[tuple[str, tuple[int, ...]], ...]:

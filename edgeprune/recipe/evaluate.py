@@ -11,7 +11,16 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import DataError, UsageError
-from edgeprune.recipe.data import Array, Metric, Outputs, Split, apply_metric, is_several, to_numpy
+from edgeprune.recipe.data import (
+    Array,
+    Metric,
+    Outputs,
+    Split,
+    apply_metric,
+    batches_of,
+    is_several,
+    to_numpy,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +72,7 @@ def evaluate(
     model.eval()
     try:
         with torch.no_grad():
-            for index, (inputs, target) in enumerate(split):
+            for index, (inputs, target) in enumerate(batches_of(split)):
                 outputs.append(_arrays(_answer(model, inputs, index)))
                 if target is not None:
                     targets.append(to_numpy(target))

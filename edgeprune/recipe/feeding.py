@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgeprune.errors import DataError
-from edgeprune.recipe.data import Batch, Split, is_several, named_inputs
+from edgeprune.recipe.data import Batch, Split, batches_of, is_several, named_inputs
 from edgeprune.recipe.evaluate import to_inputs, to_tensor
 from edgeprune.recipe.factory import call_user
 
@@ -89,7 +89,7 @@ def first_batch(name: str, split: Split) -> Batch:
 
 def pairs(batches: Iterable[object]) -> Iterator[Batch]:
     """The batches of one pass, each checked to be a pair `(inputs, target)`."""
-    for index, batch in enumerate(batches):
+    for index, batch in enumerate(batches_of(batches)):
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise DataError(
                 f"reading a split at batch {index}: expected a pair (inputs, target), got "

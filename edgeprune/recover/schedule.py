@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sized
 
+from edgeprune.recipe.data import batches_of
+
 WARMUP_SHARE = 0.1
 """Share of the steps in which the learning rate rises."""
 
@@ -17,7 +19,7 @@ def step_count(batches: Iterable[object], epochs: float) -> int:
     """
     if epochs <= 0:
         return 0
-    count = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
+    count = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches_of(batches))
     return max(1, math.floor(epochs * count + 0.5)) if count else 0
 
 

@@ -14,6 +14,7 @@ from edgeprune.errors import DataError
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.inputs import Inputs, is_batched
 from edgeprune.graph.observe import TensorFact
+from edgeprune.recipe.data import batches_of
 from edgeprune.recipe.evaluate import to_inputs
 
 # One sample of four is held out: it judges what the other three fitted.
@@ -84,7 +85,7 @@ def _joined(captured: Captured, batches: Iterable[object], samples: int) -> Inpu
         )
     read: list[Inputs] = []
     left = samples
-    for index, batch in enumerate(batches):
+    for index, batch in enumerate(batches_of(batches)):
         if left <= 0:
             break
         inputs = _checked(captured, batch, index)

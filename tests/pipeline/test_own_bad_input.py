@@ -154,6 +154,25 @@ def loss_is_nan():
 def leaves():
     raise SystemExit(0)
 
+class Torn(list):
+    def __iter__(self):
+        yield from super().__iter__()
+        raise OSError("the last image is cut short")
+
+def torn(split):
+    good = [batch(seed) for seed in range(4)]
+    splits = {name: good for name in ("train", "validation", "test")} | {split: Torn(good)}
+    return edgeprune.Data(**splits)
+
+def torn_train():
+    return torn("train")
+
+def torn_validation():
+    return torn("validation")
+
+def torn_test():
+    return torn("test")
+
 def triples():
     return data(train=[(*batch(0), 1)])
 
@@ -218,6 +237,9 @@ def write(folder, changes):
         ("good", "empty_test", DataError, ["test split", "at least one batch"]),
         ("good", "loss_is_nan", DataError, ["train split", "finite number", "got nan"]),
         ("good", "leaves", UserCodeError, ["SystemExit", "data.py:"]),
+        ("good", "torn_train", UserCodeError, ["batch 4", "the last image is cut", "data.py:"]),
+        ("good", "torn_validation", UserCodeError, ["batch 4", "the last image is cut"]),
+        ("good", "torn_test", UserCodeError, ["batch 4", "the last image is cut", "data.py:"]),
         ("good", "triples", DataError, ["pairs (inputs, target)", "tuple of 3"]),
         ("good", "raises", UserCodeError, ["KeyError: 'trian'", "data.py:"]),
         ("constant", "load", UsageError, ["validation split", "the same for all 32 samples"]),
