@@ -16,6 +16,7 @@ from torch._ops import OpOverload
 from torch.fx.node import Argument
 
 from edgeprune.errors import InternalError
+from edgeprune.graph.operators import CONVOLUTIONS, TRANSPOSED
 from edgeprune.graph.rules.movement import padded_positions
 from edgeprune.surgery.operation import Operation
 
@@ -257,17 +258,7 @@ def group_norm(op: Operation, node: fx.Node) -> None:
     node.update_arg(1, _share(op, node, _integer(node.args[1]), channel=1))
 
 
-@rewrite(
-    aten.conv1d.default,
-    aten.conv1d.padding,
-    aten.conv2d.default,
-    aten.conv2d.padding,
-    aten.conv3d.default,
-    aten.conv3d.padding,
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.conv_transpose3d.input,
-)
+@rewrite(*CONVOLUTIONS, *TRANSPOSED)
 def groups(op: Operation, node: fx.Node) -> None:
     """conv2d(..., groups=8) with 6 of 8 channels kept -> groups=6; groups=1 stays."""
     if len(node.args) > 6 and node.args[6] != 1:
