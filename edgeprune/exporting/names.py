@@ -6,7 +6,7 @@ Dense and pruned model have the same signature, so their files have the same nam
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch.utils import _pytree as pytree
 
@@ -68,11 +68,29 @@ def _is_mapping(value: object) -> bool:
 
 def _leaf_names(value: object, prefix: str) -> dict[int, str]:
     """From the number that stands at a leaf to the leaf's path, joined by `_`."""
-    leaves, _ = pytree.tree_flatten_with_path(value)
     return {
         index: "_".join(filter(None, (prefix, *(_key_text(key) for key in path))))
-        for path, index in leaves
+        for path, index in _leaves(value, ())
     }
+
+
+def _leaves(value: object, path: tuple[object, ...]) -> Iterator[tuple[tuple[object, ...], int]]:
+    """Leaves with their paths.
+
+    A class may be registered without names for its children, as diffusers' outputs are: a mapping
+    gives its keys then, any other class numbers.
+    """
+    if isinstance(value, int):
+        yield path, value
+        return
+    try:
+        leaves, _ = pytree.tree_flatten_with_path(value)
+        yield from (((*path, *keys), index) for keys, index in leaves)
+    except ValueError:
+        children = pytree.tree_leaves(value, is_leaf=lambda child: child is not value)
+        keys = list(value) if isinstance(value, Mapping) else range(len(children))
+        for key, child in zip(keys, children, strict=True):
+            yield from _leaves(child, (*path, key))
 
 
 def _key_text(key: object) -> str:

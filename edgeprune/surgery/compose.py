@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from edgeprune.errors import PlanError
 from edgeprune.graph.analysis import Analysis
 from edgeprune.planning.allocate import Request
-from edgeprune.planning.plan import KeptAxis, Plan, make_plan
-from edgeprune.surgery.survivors import removed_units
+from edgeprune.planning.plan import KeptAxis, KeptGroup, Plan, make_plan
+from edgeprune.surgery.survivors import WholeUnits, whole_units
 
 
 def compose(analysis: Analysis, first: Plan, second: Plan) -> Plan:
     """The plan of the dense model that removes what `first`, then `second`, remove.
 
     `analysis` is of the dense model, `first` in its coordinates, `second` in those of the model
-    that `first` leaves. Replaying the result on the dense model gives the same shapes.
+    that `first` leaves. Replaying the result on the dense model gives the same shapes. Its `groups`
+    count whole units of the dense model; `axes` say all that goes.
     Raises `PlanError` when the two do not follow each other.
     """
     axes = {(axis.parameter, axis.dim): axis for axis in first.axes}
@@ -44,14 +47,21 @@ def compose(analysis: Analysis, first: Plan, second: Plan) -> Plan:
         axes=tuple(axes.values()),
         tensors=first.tensors,
     )
-    try:
-        removed = removed_units(analysis, combined)
-    except PlanError as error:
-        raise PlanError(
-            f"compose: expected the second plan to remove whole units of the dense model, got a "
-            f"part of one ({error}) With one head or one group left, the smaller model offers "
-            "finer units than the dense one has: spare that group, or keep two.",
-            where=error.where,
-        ) from error
+    found = whole_units(analysis, combined)
+    if found.problem is not None:
+        # Of one head that is left, the second plan may remove a part: `shrink` knows how.
+        return replace(combined, groups=_kept_groups(analysis, found))
     request = Request(combined.keep_fraction, combined.allocation, combined.multiple)
-    return make_plan(analysis, removed, request, combined.criterion)
+    return make_plan(analysis, found.removed, request, combined.criterion)
+
+
+def _kept_groups(analysis: Analysis, found: WholeUnits) -> tuple[KeptGroup, ...]:
+    return tuple(
+        KeptGroup(
+            name=group.name,
+            kind=group.kind,
+            width=group.width,
+            keep=tuple(np.flatnonzero(~found.removed[group.name]).tolist()),
+        )
+        for group in analysis.groups
+    )

@@ -87,8 +87,8 @@ def sabotage(
             break
         group = candidates[index]
         mask = removed[group.name]
-        stays = generator.permutation(np.flatnonzero(~mask))[:_TRIES]
-        goes = generator.permutation(np.flatnonzero(mask))[:_TRIES]
+        stays = generator.permutation(np.flatnonzero(~mask))
+        goes = generator.permutation(np.flatnonzero(mask))
         tries = _in_group(trial, plan, removed, group, stays, goes, shrunk, reference, margin)
         if not all(one.detected for one in tries) and _is_dead(trial, removed, group, reference):
             dead += 1
@@ -120,61 +120,86 @@ def _in_group(
     reference: tuple[object, ...],
     margin: float,
 ) -> list[Sabotage]:
-    def silence_kept(index: int) -> float:
-        wrong = _changed(trial.analysis, removed, group, int(stays[index]), gone=True)
+    def silence_kept(units: NDArray[np.int64]) -> float:
+        wrong = _changed(trial.analysis, removed, group, units, gone=True)
         return deviation(shrunk, trial.silenced(wrong))
 
-    def leave_loud(index: int) -> float:
-        wrong = _changed(trial.analysis, removed, group, int(goes[index]), gone=False)
+    def leave_loud(units: NDArray[np.int64]) -> float:
+        wrong = _changed(trial.analysis, removed, group, units, gone=False)
         return deviation(shrunk, trial.silenced(wrong))
 
-    def swap(index: int) -> float:
-        model = _swapped(trial, plan, group, int(stays[index]), int(goes[index]), index)
-        return deviation(trial.run(model), reference)
-
+    kept, gone = list(stays), list(goes)
     results = []
     if len(stays) > 1:
         # Silencing the only unit left would empty the width.
-        results.append(_try("kept unit silenced", group, silence_kept, len(stays), margin))
-    results.append(_try("removed unit left loud", group, leave_loud, len(goes), margin))
-    both = min(len(stays), len(goes))
-    if both:
+        error, live = _heard(stays, silence_kept, margin)
+        results.append(_judged("kept unit silenced", group, error, margin))
+        kept = [live, *kept]
+    error, live = _heard(goes, leave_loud, margin)
+    results.append(_judged("removed unit left loud", group, error, margin))
+    if kept:
         # A group may lose all its units where the rest of the width is pinned.
-        results.append(_try("index swapped in one slot", group, swap, both, margin))
+        pairs = list(zip(kept, [live, *gone], strict=False))[:_TRIES]
+        tables = _weights(trial.dense, group)
+        # The units that were heard, in each of their tensors; then others.
+        tries = [(*pairs[0], table) for table in tables[:_TRIES]]
+        tries += [(*pair, tables[i % len(tables)]) for i, pair in enumerate(pairs[1:], 1)]
+        worst = 0.0
+        for one, other, table in tries:
+            model = _swapped(trial, plan, table, int(one), int(other))
+            worst = max(worst, deviation(trial.run(model), reference))
+            if worst >= margin:
+                break
+        results.append(_judged("index swapped in one slot", group, worst, margin))
     return results
 
 
-def _try(
-    kind: Kind, group: Group, attempt: Callable[[int], float], tries: int, margin: float
-) -> Sabotage:
-    worst = 0.0
-    for index in range(tries):
-        worst = max(worst, attempt(index))
-        if worst >= margin:
+def _heard(
+    units: NDArray[np.int64], attempt: Callable[[NDArray[np.int64]], float], margin: float
+) -> tuple[float, int]:
+    """The largest error that sabotaging one unit gave, and the unit; a live one if there is.
+
+    Behind a ReLU most units may be dead. If the first few are, a set that is heard is halved until
+    one unit is left.
+    """
+    errors = []
+    for unit in units[:_TRIES]:
+        errors.append(attempt(np.array([unit])))
+        if errors[-1] >= margin:
+            return errors[-1], int(unit)
+    left = units[_TRIES:]
+    while len(left):
+        halves = [half for half in np.array_split(left, 2) if len(half)]
+        found = [attempt(half) for half in halves]
+        best = int(np.argmax(found))
+        if found[best] < margin:
             break
-    return Sabotage(kind=kind, group=group.name, error=worst, detected=worst >= margin)
+        if len(halves[best]) == 1:
+            return found[best], int(halves[best][0])
+        left = halves[best]
+    return max(errors), int(units[int(np.argmax(errors))])
+
+
+def _judged(kind: Kind, group: Group, error: float, margin: float) -> Sabotage:
+    return Sabotage(kind=kind, group=group.name, error=error, detected=error >= margin)
 
 
 def _changed(
     analysis: Analysis,
     removed: Mapping[str, NDArray[np.bool_]],
     group: Group,
-    unit: int,
+    units: NDArray[np.int64],
     *,
     gone: bool,
 ) -> NDArray[np.bool_]:
     mask = removed[group.name].copy()
-    mask[unit] = gone
+    mask[units] = gone
     return analysis.kept_labels({**removed, group.name: mask})
 
 
-def _swapped(
-    trial: Trial, plan: Plan, group: Group, kept: int, gone: int, attempt: int
-) -> torch.nn.Module:
+def _swapped(trial: Trial, plan: Plan, table: SlotTable, kept: int, gone: int) -> torch.nn.Module:
     """The shrunk model with one tensor holding a removed unit's values in a kept unit's place."""
     model = copy.deepcopy(trial.pruned)
-    weights = _weights(trial.dense, group)
-    table = weights[attempt % len(weights)]
     dense = attribute(trial.dense, table.parameter)
     small = attribute(model, table.parameter)
     if not isinstance(dense, torch.Tensor) or not isinstance(small, torch.Tensor):

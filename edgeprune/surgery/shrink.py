@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
 
 from edgeprune.errors import InternalError
-from edgeprune.graph.analysis import Analysis
+from edgeprune.graph.analysis import Analysis, analyze
 from edgeprune.graph.inputs import clone
 from edgeprune.graph.labels import Value
 from edgeprune.graph.module import CapturedModule, attribute, set_tensor
 from edgeprune.graph.observe import Fact, TensorFact, observe
 from edgeprune.graph.propagate import Labelled
-from edgeprune.planning.plan import Plan
+from edgeprune.planning.allocate import Request
+from edgeprune.planning.plan import KeptAxis, Plan, make_plan
 from edgeprune.surgery.operation import Operation
 from edgeprune.surgery.rewrites import rewrite_for
-from edgeprune.surgery.survivors import Survivors, survivors
+from edgeprune.surgery.survivors import Survivors, WholeUnits, survivors, whole_units
 
 aten = torch.ops.aten
 
@@ -29,6 +31,61 @@ def shrink(analysis: Analysis, plan: Plan) -> CapturedModule:
     Raises `PlanError` when the plan does not fit, `InternalError` when the shrunk graph's shapes
     are not those that the surviving labels give.
     """
+    return passes(analysis, plan)[-1].module
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pass:
+    """One step of a removal: `plan` in units of `analysis`, and the `module` it leaves."""
+
+    analysis: Analysis
+    plan: Plan
+    module: CapturedModule
+
+
+def passes(analysis: Analysis, plan: Plan) -> tuple[Pass, ...]:
+    """Carry out a plan: one pass, or several where a unit of the dense model is lost in part.
+
+    With one head of four left, that head's dims are units of their own, which the dense model does
+    not have. So what is whole units goes first, and the rest is looked for in what that leaves.
+    """
+    done: list[Pass] = []
+    while True:
+        found = whole_units(analysis, plan)
+        if found.problem is None:
+            done.append(Pass(analysis, plan, _carry_out(analysis, plan)))
+            return tuple(done)
+        if not any(goes.any() for goes in found.removed.values()):
+            raise found.problem
+        first = make_plan(analysis, found.removed, Request(plan.keep_fraction), plan.criterion)
+        module = _carry_out(analysis, first)
+        done.append(Pass(analysis, first, module))
+        captured = analysis.captured
+        analysis, plan = (
+            analyze(
+                module,
+                captured.args,
+                captured.kwargs,
+                dynamic_batch=captured.dynamic_batch,
+                exact_only=analysis.exact_only,
+            ),
+            _rest(plan, first, found),
+        )
+
+
+def _rest(plan: Plan, first: Plan, found: WholeUnits) -> Plan:
+    """What `plan` removes beyond `first`, in the coordinates of what `first` leaves."""
+    kept = {(axis.parameter, axis.dim): list(axis.keep) for axis in first.axes}
+    axes = []
+    for (name, dim), goes in found.rest.items():
+        stays = ~goes[kept[name, dim]] if (name, dim) in kept else ~goes
+        keep = tuple(stays.nonzero()[0].tolist())
+        axes.append(KeptAxis(parameter=name, dim=dim, size=len(stays), keep=keep))
+    return replace(plan, groups=(), axes=tuple(axes))
+
+
+def _carry_out(analysis: Analysis, plan: Plan) -> CapturedModule:
+    """Shrink a copy in one pass: `plan` removes whole units of `analysis`."""
     left = survivors(analysis, plan)
     module = copy.deepcopy(analysis.captured.module)
     operation = Operation(module, left)

@@ -80,6 +80,27 @@ def survivors(analysis: Analysis, plan: Plan) -> Survivors:
 
 def removed_units(analysis: Analysis, plan: Plan) -> dict[str, NDArray[np.bool_]]:
     """Per group, boolean (units,), True = goes, read off the plan's axes."""
+    found = whole_units(analysis, plan)
+    if found.problem is not None:
+        raise found.problem
+    return found.removed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WholeUnits:
+    """What of a plan is whole units of a model: per group boolean (units,), True = goes.
+
+    `rest` marks the positions beyond them, by (parameter, dim); `problem` says what is wrong with
+    these as units of this model, None where there are none.
+    """
+
+    removed: dict[str, NDArray[np.bool_]]
+    rest: Mapping[tuple[str, int], NDArray[np.bool_]]
+    problem: PlanError | None
+
+
+def whole_units(analysis: Analysis, plan: Plan) -> WholeUnits:
+    """Sort what `plan` removes into whole units and the rest."""
     gone: dict[tuple[str, int], NDArray[np.bool_]] = {}
     for axis in plan.axes:
         mask = np.ones(axis.size, dtype=bool)
@@ -87,30 +108,29 @@ def removed_units(analysis: Analysis, plan: Plan) -> dict[str, NDArray[np.bool_]
         gone[(axis.parameter, axis.dim)] = mask
     left = {key: mask.copy() for key, mask in gone.items()}
     removed = {}
+    problem: PlanError | None = None
     for group in analysis.groups:
-        goes = np.zeros(group.width, dtype=bool)
-        for index, table in enumerate(group.tables):
-            marked = _marked(table, gone)
+        marks = [_marked(table, gone) for table in group.tables]
+        goes = np.logical_and.reduce([marked.all(axis=1) for marked in marks])
+        for table, marked in zip(group.tables, marks, strict=True):
             if (table.parameter, table.dim) in left:
-                left[(table.parameter, table.dim)][table.positions.reshape(-1)] = False
-            whole = np.asarray(marked.all(axis=1))
-            goes = whole if index == 0 else goes
-            if not np.array_equal(whole, marked.any(axis=1)) or not np.array_equal(whole, goes):
-                raise PlanError(
+                left[(table.parameter, table.dim)][table.positions[goes].reshape(-1)] = False
+            if problem is None and not np.array_equal(goes, marked.any(axis=1)):
+                problem = PlanError(
                     f"plan at {table.parameter} dim {table.dim}: expected whole units of group "
                     f"{group.name}, got a part of one. Make the plan from this model's analysis.",
                     where=table.parameter,
                 )
         removed[group.name] = goes
-    for (name, dim), mask in left.items():
-        if mask.any():
-            raise PlanError(
-                f"plan at {name} dim {dim}: expected removable positions, got "
-                f"{np.flatnonzero(mask)[:8].tolist()}, which are pinned or not in this model. "
-                "`edgeprune inspect` says what is pinned and why.",
-                where=name,
-            )
-    return removed
+    rest = {key: mask for key, mask in left.items() if mask.any()}
+    for (name, dim), mask in rest.items():
+        problem = problem or PlanError(
+            f"plan at {name} dim {dim}: expected removable positions, got "
+            f"{np.flatnonzero(mask)[:8].tolist()}, which are pinned or not in this model. "
+            "`edgeprune inspect` says what is pinned and why.",
+            where=name,
+        )
+    return WholeUnits(removed, rest, problem)
 
 
 def _marked(

@@ -57,3 +57,22 @@ def test_equal_names_are_told_apart():
 
     assert _names_in(forward, {"x": 0}, {"x": 0}) == ("x", "x_1")
     assert unique(["x", "x", "y"], taken=["y", "x_1"]) == ["x", "x_2", "y_1"]
+
+
+def test_a_class_without_names_for_its_children_gives_keys_or_places():
+    """Registered with flatten and unflatten only: a mapping gives its keys, others count."""
+
+    class Keyed(dict):
+        pass
+
+    class Bare:
+        def __init__(self, *parts):
+            self.parts = parts
+
+    pytree.register_pytree_node(
+        Keyed, lambda v: (list(v.values()), list(v)), lambda p, k: Keyed(zip(k, p, strict=True))
+    )
+    pytree.register_pytree_node(Bare, lambda v: (list(v.parts), None), lambda p, _: Bare(*p))
+
+    keyed = Keyed(sample=0, more=Bare(0, {"deep": 0}))
+    assert output_names(pytree.tree_structure(keyed)) == ("sample", "more_0", "more_1_deep")

@@ -347,3 +347,31 @@ def test_an_artifact_is_frozen(tmp_path):
     assert isinstance(got, Artifact)
     with pytest.raises(dataclasses.FrozenInstanceError):
         got.opset = 1
+
+
+class Viewed(nn.Module):
+    """A view after a transposition, as the layout of attention's result allows."""
+
+    def __init__(self):
+        super().__init__()
+        self.q = nn.Linear(64, 64)
+        self.o = nn.Linear(64, 64)
+        self.bias = nn.Embedding(32, 4)
+
+    def forward(self, x):
+        heads = self.q(x).view(x.shape[0], 16, -1, 16).transpose(1, 2)
+        places = torch.arange(16) + torch.arange(16)[:, None]
+        bias = self.bias(places).permute(2, 0, 1)[None].contiguous()
+        mixed = nn.functional.scaled_dot_product_attention(heads, heads, heads, bias)
+        return self.o(mixed.transpose(1, 2).reshape(x.shape[0], 16, -1))
+
+
+def test_a_view_may_rest_on_the_layout_of_attentions_result(tmp_path):
+    """What torch computes without a copy, the file computes too."""
+    model = Viewed().eval()
+    export(model, tmp_path / "m.onnx", (torch.randn(2, 16, 64),))
+
+    def feeds(rng, batch):
+        return {"x": rng.standard_normal((batch, 16, 64), dtype=np.float32)}
+
+    assert _agree(tmp_path / "m.onnx", model, feeds, lambda m, f: (m(**f),)) < 1e-4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from edgeprune.errors import InternalError, ModelNotSupported, PlanError, ProofF
 from edgeprune.graph.analysis import analyze
 from edgeprune.graph.module import set_tensor
 from edgeprune.planning.plan import plan as make
-from edgeprune.scoring.scores import score
+from edgeprune.scoring.scores import Scores, score
 from edgeprune.surgery.prove import prove
 from edgeprune.surgery.prune import prune
 from edgeprune.surgery.shrink import shrink
@@ -281,3 +282,20 @@ def test_an_output_of_integers_is_compared_and_counted():
     assert proof.outcome == "proved", proof.why
     assert 0 < proof.change < float("inf")
     assert all(trial.error < float("inf") for trial in proof.sabotages)
+
+
+def test_a_live_unit_is_found_among_dead_ones():
+    """One removed unit of 200 and one kept one of 100 are heard: the proof finds both."""
+    model = net(lambda m, x: m.b(torch.relu(m.a(x))), a=nn.Linear(6, 300), b=nn.Linear(300, 5))
+    kept, gone = 123, 45
+    with torch.no_grad():
+        model.a.bias.fill_(-100.0)
+        model.a.bias[[kept, gone]] = 4.0
+    analysis = analyze(model, (noise(2, 6),))
+    values = np.linspace(1.0, 2.0, 300)
+    values[[kept, gone]] = 3.0, 0.0
+    decided = make(analysis, Scores("l2", {"a.weight": values}), keep_fraction=1 / 3)
+
+    proof = prove(analysis, decided, shrink(analysis, decided))
+
+    assert proof.outcome == "proved", proof.why
