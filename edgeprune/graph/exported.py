@@ -17,6 +17,7 @@ from edgeprune.errors import ModelNotSupported
 from edgeprune.graph.inline import inline_regions
 from edgeprune.graph.module import CapturedModule, add_training_flags, drop_unread, trains
 from edgeprune.graph.provenance import module_path
+from edgeprune.graph.unstack import unstack
 
 aten = torch.ops.aten
 
@@ -66,6 +67,7 @@ def as_captured(module: fx.GraphModule, original: nn.Module | None) -> CapturedM
             module.graph.erase_node(node)
         else:
             node.meta["module"] = module_path(node)
+    unstack(module.graph)
     captured = CapturedModule(module, module.graph)
     captured.training = False
     drop_unread(captured)

@@ -18,11 +18,13 @@ from torch.fx.node import Argument
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.module import CapturedModule, attribute
 from edgeprune.graph.observe import describe
+from edgeprune.graph.operators import cell_parameters
 from edgeprune.graph.registry import rule_for
 from edgeprune.graph.rules.convolution import convolution, transposed
 from edgeprune.graph.rules.every import FAMILIES
 from edgeprune.graph.rules.matrix import addmm, linear, matmul
 from edgeprune.graph.rules.normalisation import batch_norm, group_norm, instance_norm, layer_norm
+from edgeprune.graph.rules.recurrent import cell, recurrent
 from edgeprune.graph.rules.reduction import additive, along, selective
 
 # Rules whose operators mix positions of an axis: a weight behind one is re-parametrised.
@@ -31,7 +33,7 @@ _MIXING = (
     *(batch_norm, group_norm, instance_norm, layer_norm),
     *(linear, matmul, addmm),
 )
-_READERS = (linear, matmul, addmm, convolution, transposed)
+_READERS = (linear, matmul, addmm, convolution, transposed, recurrent, cell)
 _WEIGHT_OPERANDS = (1, 2)
 
 
@@ -77,7 +79,10 @@ def _is_read_as_weight(node: fx.Node, fixed: dict[fx.Node, bool]) -> bool:
     return any(
         user not in fixed
         and rule_for(user.target) in _READERS
-        and any(user.args[i] is node for i in _WEIGHT_OPERANDS if i < len(user.args))
+        and (
+            node in cell_parameters(user)
+            or any(user.args[i] is node for i in _WEIGHT_OPERANDS if i < len(user.args))
+        )
         for user in node.users
     )
 

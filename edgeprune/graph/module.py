@@ -13,11 +13,14 @@ import torch
 from torch import fx, nn
 from torch.fx._pytree import tree_flatten_spec
 
+from edgeprune.graph.operators import RECURRENT
+
 aten = torch.ops.aten
 
 # Which positional argument carries the mode.
 _BATCH_NORM_MODE = 5
 _DROPOUT_MODE = 2
+_RECURRENT_DROPOUT, _RECURRENT_MODE = 5, 6
 _DROPOUTS = (
     aten.alpha_dropout.default,
     aten.dropout.default,
@@ -56,14 +59,17 @@ def _submodule(root: nn.Module, path: str) -> nn.Module | None:
 
 
 def trains(node: fx.Node) -> bool:
-    """Whether a batch_norm or dropout node is written in training mode."""
+    """Whether a batch_norm, dropout or recurrent node is written in training mode."""
     if node.target is aten.batch_norm.default:
         return node.args[_BATCH_NORM_MODE] is True
+    if node.target in RECURRENT:
+        # Without dropout between layers it does the same in both modes.
+        return node.args[_RECURRENT_MODE] is True and bool(node.args[_RECURRENT_DROPOUT])
     return node.target in _DROPOUTS and node.args[_DROPOUT_MODE] is True
 
 
 def add_training_flags(module: CapturedModule, original: nn.Module | None) -> None:
-    """Make batch_norm and dropout nodes read `training` of the submodule they came from (in place).
+    """Make batch_norm, dropout and recurrent nodes read `training` of their submodule (in place).
 
     A BatchNorm whose mode is written into the code (`F.batch_norm(x, m, v)` in a frozen variant)
     is left as it is: only nodes of real BatchNorm modules follow `train()`. Where the original is
@@ -76,6 +82,10 @@ def add_training_flags(module: CapturedModule, original: nn.Module | None) -> No
         elif node.target in _DROPOUTS and node.args[_DROPOUT_MODE] is False:
             path = cast("str | None", node.meta.get("module"))
             position = _DROPOUT_MODE
+        elif node.target in RECURRENT:
+            # It has no dropout of its own any more; cuDNN refuses gradients in eval mode.
+            path = cast("str | None", node.meta.get("module"))
+            position = _RECURRENT_MODE
         else:
             continue
         if path is None or not isinstance(node.args[position], bool):

@@ -22,12 +22,14 @@ from edgeprune.graph.observe import Facts, TensorFact
 class Edge:
     """A reader contracts operand `operand` of `node` over a removable axis.
 
-    To silence units, multiply the operand by `kept[layer]` on this edge.
+    To silence units, multiply the operand by `kept[layer]` on this edge. Where the argument is a
+    list of tensors, `member` says which of them.
     """
 
     node: str
     operand: int
     layer: torch.Tensor
+    member: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,9 +118,9 @@ class Trace:
         """Positions of `layer` along `dims` stand or fall together."""
         self.labels.tie(layer, dims, self.cause(reason))
 
-    def read(self, operand: int, layer: torch.Tensor) -> None:
+    def read(self, operand: int, layer: torch.Tensor, member: int = 0) -> None:
         """The current node contracts its argument number `operand` over `layer`."""
-        self.edges.append(Edge(self.node.name, operand, layer))
+        self.edges.append(Edge(self.node.name, operand, layer, member))
 
     def redefine(self, layer: torch.Tensor, formula: str) -> None:
         """The current node's statistic is to be taken over the kept positions of `layer`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import fx
 from edgeprune.graph.groups import Group, Pin, SlotTable
 from edgeprune.graph.labels import Axis, Cause, Labels, varying
 from edgeprune.graph.module import CapturedModule, attribute
-from edgeprune.graph.operators import CONVOLUTIONS
+from edgeprune.graph.operators import CONVOLUTIONS, cell_parameters
 from edgeprune.graph.propagate import Walk
 
 _ALONE = "all positions stand or fall together, so the width is all or nothing"
@@ -95,6 +95,7 @@ def partition(found: Walk, module: CapturedModule) -> Partition:
     ranks = _ranks(module)
     redefined = _redefinitions(found, classes)
     depthwise = _depthwise_weights(module)
+    gated = {str(p.target) for node in module.graph.nodes for p in cell_parameters(node)}
     members: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
     for cls, signature in signatures.items():
         if cls not in reasons:
@@ -118,7 +119,7 @@ def partition(found: Walk, module: CapturedModule) -> Partition:
         groups.append(
             Group(
                 name=_name(tables, names, ranks),
-                kind=_kind(tables, ranks),
+                kind=_kind(tables, ranks, gated),
                 tables=tables,
                 redefines=tuple(nodes),
                 depthwise=any(table.parameter in depthwise for table in tables),
@@ -214,9 +215,14 @@ def _ranks(module: CapturedModule) -> dict[str, int]:
     return {name: t.dim() for name, t in tensors.items() if isinstance(t, torch.Tensor)}
 
 
-def _kind(tables: Sequence[SlotTable], ranks: Mapping[str, int]) -> str:
-    """A head takes several rows of each projection; conv weights have channels; else neurons."""
+def _kind(tables: Sequence[SlotTable], ranks: Mapping[str, int], gated: Set[str]) -> str:
+    """A head takes several rows of each projection; conv weights have channels; else neurons.
+
+    A hidden unit of a recurrent cell takes a row a gate, and is no head.
+    """
     matrices = [t for t in tables if ranks[t.parameter] == 2]
+    if any(t.dim == 0 and t.parameter in gated for t in matrices):
+        return "neuron"
     rows = [t for t in matrices if t.dim == 0]
     if rows and all(t.positions.shape[1] > 1 for t in rows):
         return "head"

@@ -10,7 +10,7 @@ from torch import fx
 
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.observe import Facts, TensorFact
-from edgeprune.graph.operators import CONVOLUTIONS, TRANSPOSED
+from edgeprune.graph.operators import CELLS, CONVOLUTIONS, RECURRENT, TRANSPOSED, cell_parameters
 from edgeprune.graph.rules.summation import pair_of
 
 aten = torch.ops.aten
@@ -28,7 +28,7 @@ class Cost:
 
 
 def cost(captured: Captured) -> Cost:
-    """Parameters and MACs of convolutions, linear layers, matrix products and attention.
+    """Parameters and MACs of convolutions, linear layers, recurrent cells, products, attention.
 
     Pointwise work, norms and pooling are not MACs and do not count.
     """
@@ -52,6 +52,11 @@ def _macs(node: fx.Node, facts: Facts) -> int:
         return math.prod(_shape(node, facts)) * _operand(node, 0, facts)[-1]
     if node.target in _SUMS_OF_PRODUCTS:
         return math.prod(_shape(node, facts)) * _operand(node, 1, facts)[-1]
+    if node.target in RECURRENT or node.target in CELLS:
+        # Every weight of a cell multiplies once a sample and time step.
+        weights = [_shape(p, facts) for p in cell_parameters(node)]
+        steps = math.prod(_operand(node, 0, facts)[:-1])
+        return steps * sum(math.prod(shape) for shape in weights if len(shape) > 1)
     if node.target is aten.einsum.default:
         return _einsum_macs(node, facts)
     if node.target is aten.scaled_dot_product_attention.default:

@@ -12,12 +12,13 @@ from torch._ops import OpOverload
 from torch.fx.node import Argument
 
 from edgeprune.graph.module import CapturedModule, attribute
-from edgeprune.graph.operators import CONVOLUTIONS, TRANSPOSED
+from edgeprune.graph.operators import CONVOLUTIONS, TRANSPOSED, cell_parameters
 from edgeprune.surgery.repair_layouts import Dense, Kernel, Layout
 from edgeprune.surgery.survivors import Survivors
 
 aten = torch.ops.aten
 
+_INSIDE = "it is inside a recurrent cell, whose steps hear each other"
 _PRODUCTS = (aten.matmul.default, aten.mm.default, aten.bmm.default)
 
 
@@ -85,7 +86,19 @@ def find_readers(left: Survivors, module: CapturedModule) -> tuple[Reader | Left
             reader = _reader(module, node, operands, uses)
             if reader is not None:
                 found.append(reader)
+        elif node in different:
+            found += [LeftAlone(str(p.target), _INSIDE) for p in _cell_weights(module, node)]
     return tuple(found)
+
+
+def _cell_weights(module: CapturedModule, node: fx.Node) -> list[fx.Node]:
+    """The matrices of a recurrent cell."""
+    found = []
+    for argument in cell_parameters(node):
+        weight = _parameter(module, argument)
+        if weight is not None and weight.dim() > 1:
+            found.append(argument)
+    return found
 
 
 def _different(left: Survivors, module: CapturedModule) -> set[fx.Node]:

@@ -20,6 +20,7 @@ from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.inputs import Inputs
 from edgeprune.graph.module import CapturedModule, flat_inputs
 from edgeprune.graph.rules.normalisation import LAYER_NORM
+from edgeprune.graph.trace import Edge
 
 aten = torch.ops.aten
 
@@ -33,12 +34,12 @@ class Silencer(fx.Interpreter):
 
     def __init__(self, analysis: Analysis, module: CapturedModule, kept: NDArray[np.bool_]) -> None:
         super().__init__(module)
-        self.masks: dict[str, list[tuple[int, torch.Tensor]]] = defaultdict(list)
+        self.masks: dict[str, list[tuple[Edge, torch.Tensor]]] = defaultdict(list)
         self.redefined: dict[str, torch.Tensor] = {}
         for edge in analysis.walk.edges:
             mask = torch.from_numpy(kept[edge.layer.numpy()])
             if not mask.all():
-                self.masks[edge.node].append((edge.operand, mask))
+                self.masks[edge.node].append((edge, mask))
         for item in analysis.walk.redefinitions:
             mask = torch.from_numpy(kept[item.layer.numpy()])
             if mask.all():
@@ -55,8 +56,8 @@ class Silencer(fx.Interpreter):
         if n.name not in self.masks:
             return super().run_node(n)
         heard = list(args)
-        for operand, mask in self.masks[n.name]:
-            heard[operand] = _masked(heard[operand], mask)
+        for edge, mask in self.masks[n.name]:
+            heard[edge.operand] = _masked(heard[edge.operand], mask, edge.member)
         return getattr(self, n.op)(n.target, tuple(heard), kwargs)
 
     def outputs(self, inputs: Inputs) -> tuple[object, ...]:
@@ -67,10 +68,10 @@ class Silencer(fx.Interpreter):
             return tuple(self.run(*flat, enable_io_processing=False))
 
 
-def _masked(value: object, mask: torch.Tensor) -> object:
-    """`value` where the mask is true, else 0; of a list of operands (einsum), the first."""
+def _masked(value: object, mask: torch.Tensor, member: int) -> object:
+    """`value` where the mask is true, else 0; of a list of operands, the one at `member`."""
     if isinstance(value, list | tuple):
-        return [_masked(value[0], mask), *value[1:]]
+        return [_masked(v, mask, 0) if i == member else v for i, v in enumerate(value)]
     tensor = cast(torch.Tensor, value)
     return torch.where(mask.to(tensor.device), tensor, torch.zeros_like(tensor))
 
