@@ -46,6 +46,7 @@ def fold(captured: Captured) -> Captured:
         return captured
     names = [node.name for node in frontier]
     module = copy.deepcopy(captured.module)
+    _drop_unread(module.graph)
     facts = dict(captured.facts)
     nodes = {node.name: node for node in module.graph.nodes}
     for name in names:
@@ -57,7 +58,13 @@ def fold(captured: Captured) -> Captured:
 
 def _reparametrised(graph: fx.Graph) -> list[fx.Node]:
     """Nodes computed from parameters alone, through a mixing operator, that a reader uses."""
-    fixed: dict[fx.Node, bool] = {}  # node -> a mixing operator lies behind it
+    fixed = _computed(graph)
+    return [node for node, mixed in fixed.items() if mixed and _is_read_as_weight(node, fixed)]
+
+
+def _computed(graph: fx.Graph) -> dict[fx.Node, bool]:
+    """Nodes computed from parameters alone, and whether a mixing operator lies behind each."""
+    fixed: dict[fx.Node, bool] = {}
     for node in graph.nodes:
         if node.op == "get_attr":
             fixed[node] = False
@@ -65,7 +72,25 @@ def _reparametrised(graph: fx.Graph) -> list[fx.Node]:
             inputs = node.all_input_nodes
             if all(source in fixed for source in inputs):
                 fixed[node] = _mixes(node) or any(fixed[source] for source in inputs)
-    return [node for node, mixed in fixed.items() if mixed and _is_read_as_weight(node, fixed)]
+    return fixed
+
+
+def _drop_unread(graph: fx.Graph) -> None:
+    """Erase weights that are computed and not used: a parametrized LSTM computes each twice."""
+    fixed = _computed(graph)
+    for node in reversed(list(graph.nodes)):
+        if node in fixed and not node.users and not _writes(node):
+            sources = node.all_input_nodes
+            graph.erase_node(node)
+            for source in sources:
+                if source.op == "get_attr" and not source.users:
+                    graph.erase_node(source)
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether a node may do more than give a value."""
+    target = node.target
+    return not isinstance(target, torch._ops.OpOverload) or target._schema.is_mutable
 
 
 def _mixes(node: fx.Node) -> bool:

@@ -124,7 +124,7 @@ class _Unstacking:
         if state.name in self.written:
             return None
         args = list(state.args)
-        if state.target in _COPIES and isinstance(args[0], fx.Node):
+        if (state.target in _COPIES or _adds_inner_dim(state)) and isinstance(args[0], fx.Node):
             source = self._made_anew(before, args[0])
             if source is None:
                 return None
@@ -132,7 +132,7 @@ class _Unstacking:
         elif state.target in _FILLED or state.target in _FILLED_AS:
             place = 0 if state.target in _FILLED else 1
             written = args[place]
-            if not isinstance(written, list | tuple) or len(written) != 3:
+            if not isinstance(written, list | tuple) or len(written) < 2:
                 return None
             args[place] = [1, *written[1:]]
         else:
@@ -178,3 +178,8 @@ class _Unstacking:
         whole = self._add(before, aten.cat.default, parts, 0)
         self.parts[whole] = parts
         return whole
+
+
+def _adds_inner_dim(node: fx.Node) -> bool:
+    """The states of one sample: (layers, hidden) to (layers, 1, hidden)."""
+    return node.target is aten.unsqueeze.default and bool(node.args[1] == 1)

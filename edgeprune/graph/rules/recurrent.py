@@ -18,6 +18,7 @@ aten = torch.ops.aten
 # Argument numbers of the parameters: a list of whole sequences, one by one of cells.
 _LIST = 2
 _WEIGHT_HH = 3
+_STACKED = "several layers or directions in one operator"
 _PROJECTED = "a projected LSTM (proj_size): torch knows it by two states of different width"
 
 
@@ -46,9 +47,7 @@ def recurrent(
     shape[2] = given[0].shape[2] * (2 if bidirectional else 1)
     whole = Value(tuple(shape))
     if layers != 1 or bidirectional:
-        return _pinned(
-            t, "several layers or directions in one operator", whole, x, given, parameters
-        )
+        return _pinned(t, _STACKED, whole, x, given, parameters)
     for layer in x.layers:
         if layer.shape[time] > 1:
             t.labels.pin(layer, t.cause("the recurrence runs along this axis"))
