@@ -15,10 +15,13 @@ from torch.utils import _pytree as pytree
 
 from edgeprune.errors import EnvironmentFailed, ModelNotSupported
 from edgeprune.exporting.names import input_names, output_names, unique
-from edgeprune.graph.capture import Captured
+from edgeprune.graph.capture import Captured, is_dynamic
 from edgeprune.graph.inputs import Inputs, clone, is_batched
 from edgeprune.graph.module import CapturedModule
+from edgeprune.graph.operators import cell_parameters
 from edgeprune.graph.quiet import quietly
+
+aten = torch.ops.aten
 
 BATCH = "batch"
 """Symbol of the dynamic first dim in every file."""
@@ -35,6 +38,7 @@ def translate(captured: Captured, opset: int) -> ir.Model:
 
     Raises ModelNotSupported naming the node and op that have no ONNX form.
     """
+    _require_forms(captured)
     program = reexport(captured)
     with quietly() as said:
         try:
@@ -64,21 +68,40 @@ def translate(captured: Captured, opset: int) -> ir.Model:
     return model
 
 
+def _require_forms(captured: Captured) -> None:
+    """Refuse what torch's exporter writes wrongly: it drops the projection of an LSTM."""
+    for node in captured.module.graph.nodes:
+        if node.target is aten.lstm.input:
+            biases, layers, both = node.args[3], node.args[4], node.args[7]
+            plain = (4 if biases else 2) * layers * (2 if both else 1)
+            if len(cell_parameters(node)) != plain:
+                raise ModelNotSupported(
+                    f"exporting at {node.name} ({node.meta.get('where')}): expected an LSTM that "
+                    "ONNX has, got one with a projection. Set proj_size=0 and put a linear layer "
+                    "behind it.",
+                    where=node.name,
+                )
+
+
 def reexport(captured: Captured) -> ExportedProgram:
     """torch.export of the captured graph: every shape is computed anew, also after surgery."""
     module = copy.deepcopy(captured.module).eval()
     _settle_layouts_(module)
     inputs = clone(captured.inputs)
     failures: list[str] = []
-    for dim in (Dim.DYNAMIC, Dim.AUTO) if captured.dynamic_batch else (None,):
+    for dim in (Dim.DYNAMIC, Dim.AUTO, None) if captured.dynamic_batch else (None,):
         shapes = None if dim is None else batch_shapes(module, inputs, dim)
         try:
-            return torch.export.export(
+            program = torch.export.export(
                 module, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=False
             )
         except Exception as error:  # torch.export raises anything
             failures.append(f"{type(error).__name__}: {str(error).strip()[:400]}")
             last = error
+        else:
+            # A first dim that the operators fix (time steps before samples) is not a free one.
+            if dim is not Dim.AUTO or is_dynamic(program):
+                return program
     raise ModelNotSupported(
         f"exporting at the captured graph: expected torch.export to take it, got "
         f"{' | '.join(failures)}. Try dynamic_batch=False."

@@ -209,7 +209,7 @@ def _export(model: nn.Module, inputs: Inputs, dynamic_batch: bool) -> tuple[Expo
             last = error
             place = place or error_line(error)
         else:
-            return program, dim is not None and _is_dynamic(program)
+            return program, dim is not None and is_dynamic(program)
     where = " ".join(filter(None, (type(model).__name__, place)))
     raise ModelNotSupported(
         f"capture at {where}: expected a graph from torch.export, got "
@@ -238,10 +238,11 @@ def _shapes(model: nn.Module, inputs: Inputs, dim: object) -> object:
     return result
 
 
-def _is_dynamic(program: ExportedProgram) -> bool:
+def is_dynamic(program: ExportedProgram) -> bool:
+    """Whether a size of an input is free: one that export found to be fixed is a number."""
     values = [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"]
     return any(
-        isinstance(size, torch.SymInt)
+        isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
         for value in values
         if isinstance(value, torch.Tensor)
         for size in value.shape
