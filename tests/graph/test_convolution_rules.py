@@ -153,3 +153,36 @@ def test_bare_weights_in_functional_calls():
 
     assert pruned.proof.outcome == "proved"
     assert set(slots(pruned, "w")) == {("w", 0, (3,)), ("v", 0, (3,)), ("u", 1, (3,))}
+
+
+@pytest.mark.parametrize("layer", [nn.Conv1d(3, 1, 1), nn.ConvTranspose1d(3, 1, 1)])
+def test_a_kernel_of_one_position_leaves_features_where_they_are(layer):
+    """Three feature vectors weighted by numbers: the convolution runs over features, and passes."""
+    model = net(
+        lambda m, x: m.b(m.mix(m.a(x)).flatten(1)),
+        a=nn.Linear(6, 8),
+        mix=randomised(layer),
+        b=nn.Linear(8, 4),
+    )
+    pruned = pruned_like_silenced(model, noise(2, 3, 6))
+
+    assert slots(pruned) == (
+        ("a.weight", 0, (3,)),
+        ("a.bias", 0, (3,)),
+        ("b.weight", 1, (3,)),
+    )
+
+
+@pytest.mark.parametrize("options", [{"stride": 2}, {"padding": 1}])
+def test_a_step_or_padding_along_features_pins_them(options):
+    """One position wide, but others than all of them, or new ones, come out."""
+    model = net(
+        lambda m, x: m.b(m.mix(m.a(x)).mean(2)),
+        a=nn.Linear(6, 8),
+        mix=nn.Conv1d(3, 2, 1, **options),
+        b=nn.Linear(2, 4),
+    )
+
+    assert "a convolution slides over this axis" in {
+        pin.reason for pin in analyze(model, (noise(2, 3, 6),)).pins
+    }

@@ -25,9 +25,11 @@ def convolution(
 
     x (2, 8, 5, 5), weight (16, 8, 3, 3): x's channel 3 and weight[:, 3] are one unit.
     With groups = 4, weight (16, 2, 3, 3): a group is the unit, channels 2-3 of x with rows 4-7
-    of the weight. Depthwise is the case of one channel a group.
+    of the weight. Depthwise is the case of one channel a group. Where the kernel has one position,
+    as over (2, 3, 64) with a weight (1, 3, 1), the 64 keep their places, and their labels.
     """
-    return _convolve(t, x, weight, bias, groups, into=1, out_of=0)
+    fixed = _fixed_dims(x, weight, stride, padding)
+    return _convolve(t, x, weight, bias, groups, fixed, into=1, out_of=0)
 
 
 @rule(*TRANSPOSED)
@@ -46,14 +48,22 @@ def transposed(
 
     x (2, 8, 5, 5), weight (8, 16, 3, 3): x's channel 3 and weight[3] are one unit.
     """
-    return _convolve(t, x, weight, bias, groups, into=0, out_of=1)
+    fixed = _fixed_dims(x, weight, stride, padding) if not any(_each(output_padding, 1)) else ()
+    return _convolve(t, x, weight, bias, groups, fixed, into=0, out_of=1)
 
 
 def _convolve(
-    t: Trace, x: Value, weight: Value, bias: Value | None, groups: int, into: int, out_of: int
+    t: Trace,
+    x: Value,
+    weight: Value,
+    bias: Value | None,
+    groups: int,
+    fixed: tuple[int, ...],
+    into: int,
+    out_of: int,
 ) -> Value:
     channel = len(x.shape) - len(weight.shape) + 1
-    inputs, passing = _channels(t, x, channel)
+    inputs, passing = _channels(t, x, channel, fixed)
     reads, makes = _weight_layers(t, weight, into, out_of)
     shape = t.shape
     if groups == 1:
@@ -69,13 +79,34 @@ def _convolve(
     return t.settle(Value(shape, (*passing, *layers)))
 
 
-def _channels(t: Trace, x: Value, channel: int) -> tuple[Value, list[torch.Tensor]]:
-    """x's labels as one vector a layer, and the layers that vary along batch dims only."""
+def _fixed_dims(x: Value, weight: Value, stride: object, padding: object) -> tuple[int, ...]:
+    """Dims of x that the kernel does not mix: one position wide, step 1, nothing added."""
+    count = len(weight.shape) - 2
+    added = (0,) * count if isinstance(padding, str) else _each(padding, count)
+    return tuple(
+        len(x.shape) - count + i
+        for i, (size, step, width) in enumerate(
+            zip(weight.shape[2:], _each(stride, count), added, strict=True)
+        )
+        if (size, step, width) == (1, 1, 0)
+    )
+
+
+def _each(written: object, count: int) -> tuple[object, ...]:
+    """One number a dim: torch takes a single one, or a list of one, for all of them."""
+    numbers = tuple(written) if isinstance(written, list | tuple) else (written,)
+    return numbers * count if len(numbers) == 1 else numbers
+
+
+def _channels(
+    t: Trace, x: Value, channel: int, fixed: tuple[int, ...]
+) -> tuple[Value, list[torch.Tensor]]:
+    """x's labels as one vector a layer, and the layers whose positions keep their places."""
     vectors: list[torch.Tensor] = []
     passing: list[torch.Tensor] = []
     for layer in x.layers:
         dims = varying(layer)
-        if all(dim < channel for dim in dims):
+        if all(dim < channel or dim in fixed for dim in dims):
             passing.append(layer)
         elif layer.shape[channel] == 1:
             t.labels.pin(layer, t.cause("a convolution slides over this axis"))
