@@ -14,8 +14,9 @@ from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.fold import fold
 from edgeprune.graph.groups import Group, Pin, TensorShape, Unit
 from edgeprune.graph.module import first_names
-from edgeprune.graph.propagate import Walk, layers_of, walk
-from edgeprune.graph.units import Partition, partition
+from edgeprune.graph.policy import resolve
+from edgeprune.graph.propagate import Walk, layers_of
+from edgeprune.graph.units import Partition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -157,10 +158,10 @@ def analyze(
     Raises `ModelNotSupported` when the model cannot be captured.
     """
     captured = fold(capture(model, args, kwargs, dynamic_batch=dynamic_batch))
-    found = walk(captured, exact_only=exact_only)
+    found, parts = resolve(captured, exact_only=exact_only)
     return Analysis(
         captured=captured,
         walk=found,
-        partition=partition(found, captured.module),
+        partition=parts,
         exact_only=exact_only,
     )

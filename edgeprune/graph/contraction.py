@@ -42,7 +42,7 @@ def contract(t: Trace, left: Value, right: Value, equation: Equation, operand: i
 
     `operand` is the argument number of `left` at the current node: the edge that silence masks.
     """
-    heads = _shared(left, right, equation)
+    heads = _heads(t, left, right, equation)
     one = _sort(t, left, equation.left, equation, heads)
     two = _sort(t, right, equation.right, equation, heads)
     for letter in equation.contracted:
@@ -69,14 +69,51 @@ class _Sorted:
     outer: list[torch.Tensor]
 
 
-def _shared(left: Value, right: Value, equation: Equation) -> str:
-    """Batch letters along which both operands really have positions."""
-    return "".join(
-        letter
-        for letter in equation.batch
-        if left.shape[equation.left.index(letter)] > 1
-        and right.shape[equation.right.index(letter)] > 1
+def _heads(t: Trace, left: Value, right: Value, equation: Equation) -> str:
+    """Batch letters whose positions, as a whole, are the units of what is contracted.
+
+    Usually those along which both operands really have positions of their own. Query heads that
+    share one key (of size 1, or copies of it) lose columns with it instead.
+    """
+    sides = ((left, equation.left), (right, equation.right))
+    boxes = [
+        layer
+        for value, letters in sides
+        for layer in value.layers
+        if {"batch", "summed"} <= {_part(letters[d], equation) for d in varying(layer)}
+    ]
+    if not boxes:
+        return equation.batch
+    shared = "".join(c for c in equation.batch if all(_own(t, *s, c, equation) for s in sides))
+    covered = shared and all(
+        any(letters[d] in shared for d in varying(layer))
+        for value, letters in sides
+        for layer in boxes
+        if any(layer is own for own in value.layers)
     )
+    if t.prefers_heads(boxes[0], usually=bool(covered)):
+        return equation.batch
+    return ""
+
+
+def _part(letter: str, equation: Equation) -> str:
+    if letter in equation.contracted:
+        return "summed"
+    return "batch" if letter in equation.batch else "free"
+
+
+def _own(t: Trace, value: Value, letters: str, letter: str, equation: Equation) -> bool:
+    """Whether an operand has several positions along a letter, and not just copies of one."""
+    dim = letters.index(letter)
+    if value.shape[dim] == 1:
+        return False
+    along = [layer for layer in value.layers if layer.shape[dim] > 1]
+    summed = [
+        layer
+        for layer in value.layers
+        if layer.shape[dim] == 1 and any(letters[d] in equation.contracted for d in varying(layer))
+    ]
+    return not (along and summed and all(t.labels.is_created(layer) for layer in along))
 
 
 def _sort(t: Trace, value: Value, letters: str, equation: Equation, heads: str) -> _Sorted:

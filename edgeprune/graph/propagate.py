@@ -18,7 +18,7 @@ from edgeprune.graph.module import attribute, first_names
 from edgeprune.graph.observe import Fact, TensorFact
 from edgeprune.graph.registry import rule_for
 from edgeprune.graph.rules.every import FAMILIES
-from edgeprune.graph.trace import Edge, Redefinition, Trace
+from edgeprune.graph.trace import Choice, Edge, Redefinition, Trace
 
 aten = torch.ops.aten
 
@@ -38,21 +38,27 @@ class Walk:
     redefinitions: tuple[Redefinition, ...]
     boxes: tuple[tuple[str, torch.Tensor], ...]
     unknown: tuple[str, ...]
+    choices: tuple[Choice, ...] = ()
 
 
-def walk(captured: Captured, *, exact_only: bool = False) -> Walk:
-    """Label every value of the captured graph."""
+def walk(
+    captured: Captured, *, exact_only: bool = False, flipped: frozenset[str] = frozenset()
+) -> Walk:
+    """Label every value of the captured graph.
+
+    `flipped` names nodes at which the other one of heads and head dim is to be offered.
+    """
     if not FAMILIES:
         raise RuntimeError("no rule is registered")
-    return _Walker(captured, exact_only).run()
+    return _Walker(captured, exact_only, flipped).run()
 
 
 class _Walker:
-    def __init__(self, captured: Captured, exact_only: bool) -> None:
+    def __init__(self, captured: Captured, exact_only: bool, flipped: frozenset[str]) -> None:
         self.captured = captured
         module = captured.module
         written = shared_writes(module.graph)
-        self.trace = Trace(module, Labels(), captured.facts, exact_only, written)
+        self.trace = Trace(module, Labels(), captured.facts, exact_only, written, flipped=flipped)
         self.values: dict[str, Labelled] = {}
         self.by_tensor: dict[int, Value] = {}
         self.names = first_names(module)
@@ -77,6 +83,7 @@ class _Walker:
             redefinitions=tuple(self.trace.redefinitions),
             boxes=tuple(self.boxes),
             unknown=tuple(dict.fromkeys(self.unknown)),
+            choices=tuple(self.trace.choices),
         )
 
     def _visit(self, node: fx.Node) -> Labelled:

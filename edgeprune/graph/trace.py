@@ -41,11 +41,24 @@ class Redefinition:
     layer: torch.Tensor
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """At `node` either whole heads or the positions inside them could go: `layer` was preferred.
+
+    `heads` says which of the two `layer` is.
+    """
+
+    node: str
+    heads: bool
+    layer: torch.Tensor
+
+
 @dataclass(slots=True)
 class Trace:
     """State of one walk over the graph. `at` moves it from node to node.
 
-    `written` names the nodes whose storage an in-place op writes, through whatever view.
+    `written` names the nodes whose storage an in-place op writes, through whatever view;
+    `flipped` those where the usual choice between heads and head dim offers nothing.
     """
 
     module: CapturedModule
@@ -55,6 +68,8 @@ class Trace:
     written: frozenset[str] = frozenset()
     edges: list[Edge] = field(default_factory=list)
     redefinitions: list[Redefinition] = field(default_factory=list)
+    flipped: frozenset[str] = frozenset()
+    choices: list[Choice] = field(default_factory=list)
     _node: fx.Node | None = None
 
     def at(self, node: fx.Node) -> None:
@@ -126,6 +141,15 @@ class Trace:
         """The current node's statistic is to be taken over the kept positions of `layer`."""
         self.redefinitions.append(Redefinition(self.node.name, formula, layer))
 
+    def prefers_heads(self, layer: torch.Tensor, *, usually: bool) -> bool:
+        """Whether whole heads of `layer` are the units here, or else positions inside them.
+
+        `usually` is the policy; the other way is taken at a node where that offers nothing.
+        """
+        heads = usually != (self.node.name in self.flipped)
+        self.choices.append(Choice(self.node.name, heads, layer))
+        return heads
+
     def meet(
         self, *values: Value, reason: str = "meets a value of full size that cannot shrink"
     ) -> Value:
@@ -136,14 +160,20 @@ class Trace:
         that is full along a labelled axis but has no label there cannot shrink, so it pins.
         """
         shape = np.broadcast_shapes(*(value.shape for value in values))
-        operands = [_align(value, len(shape)) for value in values]
+        aligned = [_align(value, len(shape)) for value in values]
+        operands = [
+            self._uncrossed(value, aligned[:index] + aligned[index + 1 :])
+            for index, value in enumerate(aligned)
+        ]
         merged: list[tuple[int, torch.Tensor]] = []
         for index, value in enumerate(operands):
             for layer in value.layers:
+                left = layer
                 for position, other in enumerate(operands):
                     if position != index:
                         self._match(layer, value, other, reason)
-                _merge(merged, index, layer)
+                        left = _first(left, self._stuck(layer, other))
+                _merge(merged, index, left)
         return self.settle(Value(shape, tuple(layer for _, layer in merged)))
 
     def _match(self, layer: torch.Tensor, own: Value, other: Value, reason: str) -> None:
@@ -154,12 +184,42 @@ class Trace:
         if self._is_repeat(layer, own):
             self.labels.pin(layer, self.cause("repeats positions that have units", by_nature=True))
             return
-        partners = [p for p in other.layers if any(p.shape[dim] > 1 for dim in shared)]
-        partners = [p for p in partners if not self._is_repeat(p, other)]
-        if not partners:
+        stuck = self._stuck(layer, other)
+        if set(varying(layer)) <= set(stuck):
             self.labels.pin(layer, self.cause(reason))
-        for partner in partners:
-            self._pair(layer, partner)
+            return
+        # Heads that meet one table of full size without labels keep their number, not their dims.
+        self.tie(layer, stuck, reason)
+        for partner in self._able(other):
+            mine = _first(layer, stuck)
+            yours = _first(partner, self._stuck(partner, own))
+            if set(varying(mine)) & set(varying(yours)):
+                self._pair(mine, yours)
+
+    def _able(self, value: Value) -> list[torch.Tensor]:
+        """Layers of a value that say what of it can go."""
+        return [layer for layer in value.layers if not self._is_repeat(layer, value)]
+
+    def _stuck(self, layer: torch.Tensor, other: Value) -> tuple[int, ...]:
+        """Dims of `layer` along which `other` is of full size and has no labels."""
+        able = {dim for partner in self._able(other) for dim in varying(partner)}
+        return tuple(d for d in varying(layer) if other.shape[d] > 1 and d not in able)
+
+    def _uncrossed(self, value: Value, others: list[Value]) -> Value:
+        """A value; where two of its layers cross on one axis that is met, with the outer only.
+
+        Heads (0, 0, 1, 1) and columns (0, 1, 0, 1) laid on one axis: a position that meets a
+        weight would belong to a head and to a column. Whole heads go, columns stay.
+        """
+        layers = []
+        for inner in value.layers:
+            dims = varying(inner)
+            met = len(dims) == 1 and any(other.shape[dims[0]] > 1 for other in others)
+            if met and any(_crosses(outer, inner, dims[0]) for outer in self._able(value)):
+                self.labels.pin(inner, self.cause("lies across units on the same axis"))
+            else:
+                layers.append(inner)
+        return Value(value.shape, tuple(layers))
 
     def _is_repeat(self, layer: torch.Tensor, own: Value) -> bool:
         """Whether `layer` counts copies made here of positions that another layer names.
@@ -186,6 +246,8 @@ class Trace:
             if len(varying(box)) > 1 and inner and inner[0] != varying(box)[0]:
                 if set(varying(table)) - set(varying(box)):
                     continue
+                if not self.prefers_heads(box, usually=True):
+                    break
                 why = "one table serves every head"
                 self.tie(box, tuple(inner), why)
                 self.labels.pin(table, self.cause(why))
@@ -201,6 +263,24 @@ class Trace:
             else:
                 self.labels.pin(layer, self.cause("a single position of it is picked out"))
         return Value(value.shape, tuple(layers))
+
+
+def _first(layer: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+    for dim in dims:
+        layer = layer.narrow(dim, 0, 1)
+    return layer
+
+
+def _crosses(outer: torch.Tensor, inner: torch.Tensor, dim: int) -> bool:
+    """Whether `outer` is constant in runs along `dim` and `inner` the same in each of them."""
+    if varying(outer) != (dim,) or outer is inner:
+        return False
+    one, two = outer.reshape(-1), inner.reshape(-1)
+    run = int((one == one[0]).sum())
+    if run in (1, len(one)) or len(one) % run:
+        return False
+    rows, columns = one.reshape(-1, run), two.reshape(-1, run)
+    return bool((rows == rows[:, :1]).all()) and bool((columns == columns[:1]).all())
 
 
 def _along(labels: torch.Tensor, dim: int, value: Value) -> torch.Tensor:
