@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +34,28 @@ class Equation:
         return "".join(c for c in self.result if c in self.left and c in self.right)
 
 
-def contract(t: Trace, left: Value, right: Value, equation: Equation, operand: int) -> Value:
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Which argument silence masks: number `operand` (of a list, its `member`), with `ndim` dims.
+
+    `dims` says where each letter lies in it.
+    """
+
+    operand: int
+    dims: Mapping[str, int]
+    ndim: int
+    member: int = 0
+
+    def read(self, t: Trace, letter: str, layer: torch.Tensor) -> None:
+        """The current node sums over `letter`, with labels `layer` of shape (size,)."""
+        shape = [1] * self.ndim
+        shape[self.dims[letter]] = layer.numel()
+        t.read(self.operand, layer.reshape(shape), self.member)
+
+
+def contract(
+    t: Trace, left: Value, right: Value, equation: Equation, operand: int | Heard
+) -> Value:
     """Positions along a contracted axis become one unit in both operands; the rest passes.
 
     x (2, 5, 8) "bik", W (16, 8) "jk" -> "bij": x's channel 3 and W[:, 3] become one unit, the
@@ -42,6 +64,9 @@ def contract(t: Trace, left: Value, right: Value, equation: Equation, operand: i
 
     `operand` is the argument number of `left` at the current node: the edge that silence masks.
     """
+    heard = operand
+    if isinstance(heard, int):
+        heard = Heard(heard, {c: d for d, c in enumerate(equation.left)}, len(equation.left))
     heads = _heads(t, left, right, equation)
     one = _sort(t, left, equation.left, equation, heads)
     two = _sort(t, right, equation.right, equation, heads)
@@ -50,11 +75,8 @@ def contract(t: Trace, left: Value, right: Value, equation: Equation, operand: i
         mine = Value((size,), tuple(one.inner.get(letter, [])))
         yours = Value((size,), tuple(two.inner.get(letter, [])))
         t.meet(mine, yours, reason="its width is that of data, or of a fixed reader")
-        dim = equation.left.index(letter)
         for layer in mine.layers:
-            shape = [1] * len(left.shape)
-            shape[dim] = size
-            t.read(operand, layer.reshape(shape))
+            heard.read(t, letter, layer)
     return t.meet(
         _place(one, left, equation.left, equation.result),
         _place(two, right, equation.right, equation.result),

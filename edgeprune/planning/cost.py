@@ -11,7 +11,7 @@ from torch import fx
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.observe import Facts, TensorFact
 from edgeprune.graph.operators import CELLS, CONVOLUTIONS, RECURRENT, TRANSPOSED, cell_parameters
-from edgeprune.graph.rules.summation import pair_of
+from edgeprune.graph.rules.summation import terms_of
 
 aten = torch.ops.aten
 
@@ -66,16 +66,22 @@ def _macs(node: fx.Node, facts: Facts) -> int:
 
 
 def _einsum_macs(node: fx.Node, facts: Facts) -> int:
-    """The product of all letters' sizes, for a contraction of two tensors."""
+    """The product of all letters' sizes; with more than two operands, pair by pair."""
     equation, operands = node.args[0], node.args[1]
-    letters = pair_of(equation) if isinstance(equation, str) else None
-    if letters is None or not isinstance(operands, list | tuple) or len(operands) != 2:
+    if not isinstance(equation, str) or not isinstance(operands, list | tuple):
         return 0
+    shapes = [_shape(operand, facts) for operand in operands if isinstance(operand, fx.Node)]
+    terms = terms_of(equation, tuple(map(len, shapes)))
     sizes: dict[str, int] = {}
-    for names, operand in zip((letters.left, letters.right), operands, strict=True):
-        if isinstance(operand, fx.Node):
-            sizes |= dict(zip(names, _shape(operand, facts), strict=True))
-    return math.prod(sizes.values())
+    for names, shape in zip(terms.operands, shapes, strict=True):
+        for letter, size in zip(names, shape, strict=True):
+            sizes[letter] = max(sizes.get(letter, 1), size)
+    total, left = 0, set(terms.operands[0])
+    for index, names in enumerate(terms.operands[1:], start=2):
+        met = left | set(names)
+        total += math.prod(sizes[letter] for letter in met)
+        left = met & set(terms.result).union(*terms.operands[index:])
+    return total
 
 
 def _shape(node: fx.Node, facts: Facts) -> tuple[int, ...]:

@@ -21,6 +21,12 @@ from edgeprune.surgery.survivors import Survivors
 aten = torch.ops.aten
 
 _INDEX = "kept"
+_VIEWS = (
+    aten.view.default,
+    aten.reshape.default,
+    aten._unsafe_view.default,
+    aten.unflatten.int,
+)
 
 
 @dataclass(slots=True)
@@ -71,7 +77,8 @@ class Operation:
                 result.append(size)
             else:
                 result.append(-1 if size == -1 else shape[dim])
-        is_view = node.target not in (aten.expand.default, aten.broadcast_to.default)
+        # Elsewhere -1 means something else, or nothing.
+        is_view = node.target in _VIEWS
         for dim in wrong:
             if is_view and -1 not in result:
                 result[dim] = -1
@@ -172,9 +179,14 @@ class Operation:
     def gather(self, node: fx.Node, dim: int, positions: torch.Tensor) -> None:
         """Turn the node into index_select over `positions` (in place)."""
         index = self._index(node, dim, positions)
+        before = node.all_input_nodes
         node.target = aten.index_select.default
         node.args = (node.args[0], dim, index)
         node.kwargs = {}
+        for old in before:
+            # The positions that an earlier surgery gathered: their name now holds the new ones.
+            if old.op == "get_attr" and not old.users:
+                self.module.graph.erase_node(old)
 
     def gather_before(self, node: fx.Node, dim: int, positions: torch.Tensor) -> None:
         """Put an index_select over `positions` before the node, which stays (in place)."""

@@ -216,7 +216,14 @@ def repeat(op: Operation, node: fx.Node) -> None:
 
 @rewrite(aten.repeat_interleave.self_int)
 def repeat_interleave(op: Operation, node: fx.Node) -> None:
-    """repeat_interleave(x, 2, 1, output_size=16) with 5 of 8 kept -> output_size=10."""
+    """repeat_interleave(x, 2, 1, output_size=16) with 5 of 8 kept -> output_size=10.
+
+    Of a single position, the number of copies is what shrinks.
+    """
+    if len(node.args) > 2 and node.args[2] is not None and isinstance(node.args[1], int):
+        axis = _integer(node.args[2])
+        if op.before(node.args[0]).shape[axis] == 1:
+            node.update_arg(1, op.shape_after(node)[axis])
     if isinstance(node.kwargs.get("output_size"), int):
         dim = node.args[2] if len(node.args) > 2 else 0
         node.update_kwarg("output_size", op.shape_after(node)[_integer(dim or 0)])

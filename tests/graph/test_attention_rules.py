@@ -240,3 +240,87 @@ def test_linear_attention_without_softmax():
     expected = q.relu() @ (k.relu().transpose(1, 2) @ v)
     weight = model.o.weight[:, axes["v.weight"]]
     require_equal(pruned.model(x), F.linear(expected, weight, model.o.bias))
+
+
+GROUPED = {
+    "inside the operator": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, enable_gqa=True),
+    "expanded": lambda q, k, v: F.scaled_dot_product_attention(
+        q, *(t.unsqueeze(2).expand(-1, -1, 2, -1, -1).flatten(1, 2) for t in (k, v))
+    ),
+    "repeated": lambda q, k, v: F.scaled_dot_product_attention(
+        q, *(t.repeat_interleave(2, 1) for t in (k, v))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_grouped_queries(name):
+    """Four key heads for eight query heads: a key head goes with its two queries, and again."""
+    attend = GROUPED[name]
+
+    def run(m, x):
+        y = attend(heads(m.q(x), 8), heads(m.k(x)), heads(m.v(x)))
+        return m.o(y.transpose(1, 2).flatten(2))
+
+    layers = {"q": nn.Linear(8, 32), "k": nn.Linear(8, WIDTH), "v": nn.Linear(8, WIDTH)}
+    model, x = net(run, **layers, o=nn.Linear(32, 4)), noise(2, 5, 8)
+    pruned = pruned_like_silenced(model, x)
+
+    slots = pruned.analysis.unit_of("k.weight", 0, 5).slots
+    assert ("q.weight", 0, tuple(range(8, 16))) in slots
+    again = prune(pruned.model, (x,), criterion="random")
+    assert again.proof.outcome == "proved"
+    assert again.model.q.weight.shape[0] == 8
+
+
+@pytest.mark.parametrize("polar", [True, False])
+def test_rotation_by_complex_numbers(polar):
+    """view_as_complex pairs neighbours inside a head; the table serves all heads."""
+    angle = torch.arange(5.0).unsqueeze(1) * torch.arange(1.0, 3.0)
+
+    def turn(y, table):
+        z = torch.view_as_complex(y.unflatten(-1, (-1, 2)))
+        return torch.view_as_real(z * table).flatten(3)
+
+    def run(m, x):
+        table = torch.polar(m.one, m.angle) if polar else torch.view_as_complex(m.pairs)
+        q, k = (turn(heads(layer(x)), table) for layer in (m.q, m.k))
+        y = F.scaled_dot_product_attention(q, k, heads(m.v(x)))
+        return m.o(y.transpose(1, 2).flatten(2))
+
+    tables = {"one": torch.ones(5, 2), "angle": angle, "pairs": noise(5, 2, 2)}
+    layers = {c: nn.Linear(8, WIDTH) for c in "qkv"}
+    model = net(run, **layers, o=nn.Linear(WIDTH, 4), **tables)
+    pruned = pruned_like_silenced(model, noise(2, 5, 8))
+
+    assert ("k.weight", 0, (4, 5, 6, 7)) in pruned.analysis.unit_of("q.weight", 0, 5).slots
+
+
+def test_an_extra_column_of_ones_goes_with_its_head():
+    """Linear attention pads the values with ones to get the denominator: one for each head."""
+
+    def run(m, x):
+        q, k = (heads(layer(x)).relu() for layer in (m.q, m.k))
+        y = q @ (k.transpose(-2, -1) @ F.pad(heads(m.v(x)), (0, 1), value=1.0))
+        return m.o((y[..., :-1] / (y[..., -1:] + 1.0)).transpose(1, 2).flatten(2))
+
+    model = net(run, **{c: nn.Linear(8, WIDTH) for c in "qkv"}, o=nn.Linear(WIDTH, 4))
+    pruned = pruned_like_silenced(model, noise(2, 5, 8))
+
+    assert head_group(pruned, "q.weight")[1] == HEADS
+
+
+@pytest.mark.parametrize("option", ["add_zero_attn", "add_bias_kv"])
+def test_extra_keys_of_the_attention_module(option):
+    """A key of zeros for batch x heads, or a learnt one, has the heads of the others; twice."""
+    model = net(
+        lambda m, x: m.b(m.a(x, x, x)[0]),
+        a=nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, **{option: True}),
+        b=nn.Linear(WIDTH, 4),
+    )
+    x = noise(2, 5, WIDTH)
+    pruned = prune(model, (x,), criterion="random", only=("a.in_proj_weight",))
+    again = prune(pruned.model, (x,), criterion="random", only=("a.in_proj_weight",))
+
+    assert pruned.proof.outcome == again.proof.outcome == "proved"
+    assert again.model.a.out_proj.weight.shape == (WIDTH, HEAD_DIM)

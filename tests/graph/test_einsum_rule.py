@@ -1,4 +1,4 @@
-"""einsum: what is a contraction of two tensors shrinks, anything else is pinned."""
+"""einsum: contractions, sums, diagonals and broadcasts, whatever the number of operands."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from small_nets import net, noise, param, pruned_like_silenced, require_equal
 from torch import nn
 
 from edgeprune.graph.analysis import analyze
-from edgeprune.graph.contraction import Equation
-from edgeprune.graph.rules.summation import pair_of
+from edgeprune.graph.rules.summation import terms_of
 from edgeprune.planning.cost import cost
 from edgeprune.surgery.prune import prune
 
@@ -62,26 +61,107 @@ def test_attention_written_as_einsum_has_heads():
     assert [(group.kind, group.width) for group in pruned.analysis.groups] == [("head", 2)]
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        lambda m, x: m.b(torch.einsum("bnh,bnh,bnh->bnh", m.a(x), m.a(x), x)),
-        lambda m, x: m.b(torch.einsum("...h,h->...h", m.a(x), torch.arange(1.0, 9.0))),
-        lambda m, x: torch.einsum("bnh,op->bno", m.a(x), m.b.weight),
-        lambda m, x: torch.einsum("bnh,bnh->bn", m.a(x), m.b.weight[:1, :1].reshape(1, 1, 1)),
-    ],
-)
-def test_other_equations_pin_what_they_read(run):
-    """Three operands, dots, a letter summed alone, a broadcast size: `a` is pinned, with reason."""
-    analysis = analyze(net(run, a=nn.Linear(8, 8), b=nn.Linear(8, 8)), (noise(2, 5, 8),))
-    (pin,) = [p for p in analysis.pins if p.parameter == "a.weight" and p.dim == 0]
+def between(equation, *others):
+    """Features of `a` (B, 5, 6) into einsum with bare parameters, then `b` on the last dim."""
+    names = [f"w{i}" for i in range(len(others))]
+    layers = {name: param(*shape) for name, shape in zip(names, others, strict=True)}
 
-    assert "is not a contraction of two tensors" in pin.reason
-    assert analysis.unknown == ()
+    def run(m, x):
+        y = torch.einsum(equation, m.a(x).tanh(), *(getattr(m, name) for name in names))
+        return m.b(y)
+
+    return run, layers
 
 
-def test_the_letters_of_a_result_that_is_not_written():
-    """Without an arrow: letters that occur once, in alphabetical order."""
-    assert pair_of("bj,ij") == Equation("bj", "ij", "bi")
-    assert pair_of("ij->ji") is None
-    assert pair_of("bii,bi->b") is None
+# Equation, shapes of the other operands, width that `b` reads.
+EQUATIONS = [
+    ("...h,hk->...k", [(6, 10)], 10),
+    ("...h,hk", [(6, 10)], 10),
+    ("bn...,k...->bnk", [(10, 6)], 10),
+    ("bnh,bnh->bnh", [(1, 1, 6)], 6),
+    ("bnh,bnk->bkh", [(1, 1, 10)], 6),
+    ("bnh->bh", [], 6),
+    ("...h->...h", [], 6),
+    ("bnh,hk,ko->bno", [(6, 10), (10, 7)], 7),
+    ("bnh,h,h->bnh", [(6,), (6,)], 6),
+    ("bnh,ho->bh", [(6, 3)], 6),
+    ("bnh,hh->bnh", [(6, 6)], 6),
+    ("bnh,ehk,e->bnk", [(3, 6, 10), (3,)], 10),
+]
+
+
+@pytest.mark.parametrize(("equation", "others", "width"), EQUATIONS)
+def test_every_equation_shrinks(equation, others, width):
+    """Dots, sizes of 1, letters of one operand alone, three operands, a diagonal.
+
+    By hand: the same equation over the kept positions of every operand.
+    """
+    run, layers = between(equation, *others)
+    model = net(run, a=nn.Linear(8, 6), b=nn.Linear(width, 4), **layers)
+    x = noise(2, 5, 8)
+    pruned = prune(model, (x,), criterion="random")
+
+    assert pruned.proof.outcome == "proved"
+    assert pruned.model.a.weight.shape[0] == 3
+    small = dict(model.named_parameters())
+    for axis in pruned.plan.axes:
+        kept = torch.tensor(axis.keep)
+        small[axis.parameter] = small[axis.parameter].index_select(axis.dim, kept)
+    want = torch.func.functional_call(model, small, (x,))
+    require_equal(pruned.model(x), want)
+
+
+def test_a_width_summed_away_is_heard_by_the_sum():
+    """ "bnh->bn" and "bii->b": nothing reads the width but einsum itself."""
+    model = net(
+        lambda m, x: (
+            torch.einsum("bnh->bn", m.a(x).tanh())
+            + torch.einsum("bii->b", m.c(x[:, 0]).unsqueeze(2) * m.d(x[:, 1]).unsqueeze(1))[:, None]
+        ),
+        a=nn.Linear(8, 6),
+        c=nn.Linear(8, 6),
+        d=nn.Linear(8, 6),
+    )
+    x = noise(4, 5, 8)
+    pruned = prune(model, (x,), criterion="random")
+
+    a, c = keeps(pruned, "a.weight", 0), keeps(pruned, "c.weight", 0)
+    assert c == keeps(pruned, "d.weight", 0)
+    want = model.a(x)[..., a].tanh().sum(-1)
+    want = want + (model.c(x[:, 0])[:, c] * model.d(x[:, 1])[:, c]).sum(1, keepdim=True)
+    require_equal(pruned.model(x), want)
+
+
+@pytest.mark.parametrize("gate", ["softmax", "sigmoid", "top-k"])
+def test_stacked_experts_with_a_router(gate):
+    """Hidden neurons of all experts go; whole experts only where the gates do not compare them."""
+
+    def run(m, x):
+        g = m.r(x)
+        g = g.sigmoid() if gate == "sigmoid" else g.softmax(-1)
+        if gate == "top-k":
+            best, where = g.topk(2, -1)
+            g = torch.zeros_like(g).scatter(-1, where, best)
+        h = torch.einsum("bni,eih->bneh", x, m.w).relu()
+        return m.o(torch.einsum("bneh,eho,bne->bno", h, m.v, g).tanh())
+
+    model = net(run, r=nn.Linear(8, 4), w=param(4, 8, 6), v=param(4, 6, 7), o=nn.Linear(7, 3))
+    x = noise(2, 5, 8)
+    pruned = prune(model, (x,), criterion="random", only=("w",))
+
+    assert pruned.proof.outcome == "proved"
+    assert pruned.model.v.shape[:2] == ((2, 3) if gate == "sigmoid" else (4, 3))
+    small = dict(model.named_parameters())
+    for axis in pruned.plan.axes:
+        kept = torch.tensor(axis.keep)
+        small[axis.parameter] = small[axis.parameter].index_select(axis.dim, kept)
+    require_equal(pruned.model(x), torch.func.functional_call(model, small, (x,)))
+
+
+def test_letters_that_are_not_written():
+    """Without an arrow: the dots, then letters that occur once, in alphabetical order."""
+    assert terms_of("bj,ij", (2, 2)).result == "bi"
+    dots = terms_of("...j,jk", (4, 2))
+    assert dots.operands[0][:3] + "k" == dots.result
+    one, two = terms_of("...i,...i->...", (3, 2)).operands
+    assert two == one[1:]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
-from small_nets import between_features, image, net, noise, param, pruned_like_silenced
+from small_nets import between_features, net, noise, param, pruned_like_silenced
 from torch import nn
 
 from edgeprune.graph.analysis import analyze
@@ -98,17 +99,98 @@ def test_indices_computed_from_data_pin_the_axis():
     assert analyze(model, (noise(2, 8),), dynamic_batch=False).groups == ()
 
 
-def test_writing_by_index_pins_what_is_written_to():
-    """y[:, [0, 2]] = 0.5 is index_put_, which has no rule: nothing goes, and it is named."""
+ORDER = torch.tensor([3, 1, 0, 2, 4])
+TWICE = torch.tensor([0, 1, 1, 0, 2])
 
-    def run(m, x):
-        y = m.a(x)
-        y[:, [0, 2]] = 0.5
-        return m.b(y)
 
-    analysis = analyze(net(run, a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(8, 4, 3)), (image(),))
-    assert analysis.groups == ()
-    assert any("index_put_" in pin.reason for pin in analysis.pins)
+def tokens(y):
+    """ORDER for every channel of features (B, 5, 6)."""
+    return ORDER.view(1, -1, 1).expand(y.shape[0], -1, 6)
+
+
+def written(y, where, value):
+    """y[where] = value, on a copy."""
+    z = y.clone()
+    z[where] = value
+    return z
+
+
+# Each takes features y (B, 5, 6), input x (B, 5, 8) and a parameter s (6,).
+BY_NUMBER = {
+    "gather": lambda y, x, s: y.gather(1, tokens(y)),
+    "gather of the first": lambda y, x, s: y.gather(1, tokens(y)[:, :2]),
+    "gather by data": lambda y, x, s: y.gather(
+        1, x[:, :, 0].topk(3, 1)[1].unsqueeze(2).expand(-1, -1, 6)
+    ),
+    "take_along_dim": lambda y, x, s: y.take_along_dim(x[:, :, :1].argsort(1), 1),
+    "index by data": lambda y, x, s: y[torch.arange(y.shape[0]), x[:, :, 0].argmax(1)].unsqueeze(1),
+    "scatter": lambda y, x, s: torch.zeros_like(y).scatter(1, tokens(y), y),
+    "scatter of a number": lambda y, x, s: y.scatter(1, tokens(y)[:, :2], 0.5),
+    "scatter_add": lambda y, x, s: torch.zeros_like(y).scatter_add(1, tokens(y), y) + y,
+    "scatter_reduce": lambda y, x, s: y.scatter_reduce(1, tokens(y), y.tanh(), "mean"),
+    "index_add": lambda y, x, s: torch.zeros(y.shape[0], 3, 6).index_add_(1, TWICE, y),
+    "index_copy": lambda y, x, s: torch.zeros_like(y).index_copy(1, ORDER, y.tanh()) + y,
+    "index_fill": lambda y, x, s: y.index_fill(1, TWICE, 0.25),
+    "a parameter for some tokens": lambda y, x, s: written(y, (slice(None), [0, 2]), s),
+    "one token of each": lambda y, x, s: written(
+        y, (torch.arange(y.shape[0]), x[:, :, 0].argmax(1)), s
+    ),
+    "masked tokens": lambda y, x, s: written(y, x[..., 0] > 0, s),
+    "masked tokens set to a number": lambda y, x, s: written(y, x[..., 0] > 0, 0.0),
+    "masked_scatter": lambda y, x, s: y.masked_scatter(
+        (x[..., :1] > 0).expand(-1, -1, 6), y.tanh().flatten(0, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_NUMBER)
+def test_channels_survive_what_tokens_are_indexed_by(name):
+    """Reading and writing numbered tokens leaves the channels alone, whatever the operator."""
+    move = BY_NUMBER[name]
+    model = net(
+        lambda m, x: m.b(move(m.a(x), x, m.s)), a=nn.Linear(8, 6), b=nn.Linear(6, 4), s=param(6)
+    )
+    pruned = pruned_like_silenced(model, noise(3, 5, 8))
+
+    assert pruned.analysis.unknown == ()
+    assert pruned.model.a.weight.shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda y, x: y.gather(2, x[..., :6].argsort(2)),
+        lambda y, x: y.masked_scatter(x[..., :6] > 0, y.flatten(0, 1)),
+        lambda y, x: written(y, x[..., :6] > 0, 0.5),
+        lambda y, x: y.scatter(2, x[..., :6].argsort(2), y),
+        lambda y, x: y.tril(),
+    ],
+)
+def test_channels_that_are_indexed_stay(move):
+    """Places along the channels chosen by data, or numbers laid one after the other."""
+    model = net(lambda m, x: m.b(move(m.a(x), x)), a=nn.Linear(8, 6), b=nn.Linear(6, 4))
+
+    assert analyze(model, (noise(3, 5, 8),)).groups == ()
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_of_rows(mode):
+    """nn.EmbeddingBag: rows stay, columns are the width."""
+    model = net(lambda m, i: m.b(m.e(i)), e=nn.EmbeddingBag(11, 8, mode=mode), b=nn.Linear(8, 4))
+    pruned = pruned_like_silenced(model, IDS)
+
+    assert ("e.weight", 1, (3,)) in pruned.analysis.unit_of("b.weight", 1, 3).slots
+
+
+def test_classes_written_as_ones():
+    """one_hot(i) W: the classes stay, the columns of W are a width."""
+    model = net(
+        lambda m, i: m.b(m.a(F.one_hot(i, 11).float()).tanh()),
+        a=nn.Linear(11, 6),
+        b=nn.Linear(6, 4),
+    )
+
+    assert pruned_like_silenced(model, IDS).model.a.weight.shape == (3, 11)
 
 
 def test_functional_use_of_a_tied_table():

@@ -154,3 +154,56 @@ def test_an_unlabelled_factor_pins_the_product():
     analysis = analyze(model, (noise(2, 5, 8),))
 
     assert [group.name for group in analysis.groups] == ["a.weight"]
+
+
+# Features (B, 5, 6) and parameters; 7 features come out.
+PRODUCTS = {
+    "tensordot": (lambda m, y: torch.tensordot(y, m.w, ([2], [0])), {"w": (6, 7)}),
+    "tensordot over two dims": (
+        lambda m, y: torch.tensordot(y.unsqueeze(1), m.w, 2),
+        {"w": (5, 6, 7)},
+    ),
+    "outer": (lambda m, y: y @ torch.outer(m.w, m.v), {"w": (6,), "v": (7,)}),
+    "addmv": (
+        lambda m, y: y @ (m.u * torch.addmv(m.w, m.v, m.z).unsqueeze(1)),
+        {"u": (6, 7), "w": (6,), "v": (6, 3), "z": (3,)},
+    ),
+    "addbmm": (
+        lambda m, y: y @ torch.addbmm(m.w, m.v, m.u, beta=0.5, alpha=2),
+        {"w": (6, 7), "v": (3, 6, 5), "u": (3, 5, 7)},
+    ),
+    "addr": (lambda m, y: y @ torch.addr(m.w, m.v, m.u), {"w": (6, 7), "v": (6,), "u": (7,)}),
+    "bilinear": (
+        lambda m, y: F.bilinear(y, y.tanh().mean(1, keepdim=True).expand_as(y), m.w, m.v),
+        {"w": (7, 6, 6), "v": (7,)},
+    ),
+    "a weight of two factors": (
+        lambda m, y: F.linear(y, m.w + m.v @ m.u),
+        {"w": (7, 6), "v": (7, 3), "u": (3, 6)},
+    ),
+    "stacked weights": (lambda m, y: (y.unsqueeze(1) @ m.w).sum(1), {"w": (3, 6, 7)}),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_spelled_otherwise(name):
+    """Each contracts 6 features and makes 7: as if the removed ones were 0 where they are read."""
+    multiply, shapes = PRODUCTS[name]
+    model = net(
+        lambda m, x: m.b(multiply(m, m.a(x).tanh()).tanh()),
+        a=nn.Linear(8, 6),
+        b=nn.Linear(7, 4),
+        **{key: param(*shape) for key, shape in shapes.items()},
+    )
+    x = noise(3, 5, 8)
+    pruned = prune(model, (x,), criterion="random", only=("a.weight", "b.weight"))
+
+    assert pruned.proof.outcome == "proved"
+    assert pruned.model.a.weight.shape[0] == 3
+    assert pruned.model.b.weight.shape[1] == 4
+    made, read = (
+        torch.zeros(size).index_fill(0, torch.tensor(keeps(pruned, name, dim)), 1.0)
+        for name, dim, size in (("a.weight", 0, 6), ("b.weight", 1, 7))
+    )
+    heard = multiply(model, model.a(x).tanh() * made).tanh()
+    require_equal(pruned.model(x), model.b(heard * read))

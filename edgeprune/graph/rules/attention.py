@@ -30,12 +30,11 @@ def attention(
     """Queries and keys are contracted within each head, so whole heads are the units.
 
     query, key, value (2, 4, 5, 8) with labels along (head, 8): head 1's eight rows of each
-    projection are one unit, and the mask's head 1 if the mask has heads.
+    projection are one unit, and the mask's head 1 if the mask has heads. Grouped: 2 key heads
+    for 4 query heads, head 0 of the keys with heads 0 and 1 of the queries.
     """
-    if enable_gqa and query.shape[-3] != key.shape[-3]:
-        for operand in (query, key, value):
-            t.pin(operand, "grouped-query attention inside one operator")
-        return Value((*query.shape[:-1], value.shape[-1]))
+    if enable_gqa:
+        key, value = (_repeated(operand, query.shape[-3]) for operand in (key, value))
     lead = _LEADING[: len(query.shape) - 2]
     scores = contract(t, query, key, Equation(lead + "lx", lead + "sx", lead + "ls"), 0)
     if mask is not None:
@@ -43,3 +42,17 @@ def attention(
     for layer in scores.layers:
         t.tie(layer, (layer.dim() - 1,), "softmax over keys")
     return contract(t, value, scores, Equation(lead + "sy", lead + "ls", lead + "ly"), 2)
+
+
+def _repeated(value: Value, heads: int) -> Value:
+    """Keys as grouped queries hear them: each head as many times as it has queries."""
+    count = value.shape[-3]
+    if count in (1, heads):
+        # One for all: it is broadcast, and any number of queries fits.
+        return value
+    shape = (*value.shape[:-3], heads, *value.shape[-2:])
+    layers = tuple(
+        layer.repeat_interleave(heads // count, -3) if layer.shape[-3] > 1 else layer
+        for layer in value.layers
+    )
+    return Value(shape, layers)

@@ -43,11 +43,16 @@ def _created(t: Trace, size: Sequence[int], position: int) -> Value:
     written = t.node.args[position]
     shape = tuple(int(number) for number in size)
     symbolic = (
-        {dim for dim, number in enumerate(written) if isinstance(number, fx.Node)}
+        {dim for dim, number in enumerate(written) if _is_size(number)}
         if isinstance(written, list | tuple)
         else set()
     )
     return t.created(Value(shape), tuple(d for d in range(len(shape)) if d not in symbolic))
+
+
+def _is_size(number: object) -> bool:
+    """Whether a written number is the size of another value; batch x 12 heads is not, it can go."""
+    return isinstance(number, fx.Node) and number.target is aten.sym_size.int
 
 
 @rule(

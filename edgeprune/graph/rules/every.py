@@ -12,6 +12,7 @@ from edgeprune.graph.rules import (
     pointwise,
     recurrent,
     reduction,
+    scattering,
     summation,
     window,
 )
@@ -28,6 +29,7 @@ FAMILIES = (
     pointwise,
     recurrent,
     reduction,
+    scattering,
     summation,
     window,
 )

@@ -8,8 +8,10 @@ import torch
 from torch import fx
 
 from edgeprune.graph.labels import Value, varying
-from edgeprune.graph.registry import rule
+from edgeprune.graph.observe import TensorFact
+from edgeprune.graph.registry import Outcome, rule
 from edgeprune.graph.rules.movement import collapse
+from edgeprune.graph.rules.scattering import numbered
 from edgeprune.graph.trace import Trace
 
 aten = torch.ops.aten
@@ -38,6 +40,26 @@ def embedding(t: Trace, table: Value, indices: Value, *args: object) -> Value:
     # An index table of the model itself has positions of its own.
     layers += [layer.unsqueeze(-1) for layer in indices.layers]
     return t.settle(Value((*indices.shape, table.shape[1]), tuple(layers)))
+
+
+@rule(aten.embedding_bag.default, aten.embedding_bag.padding_idx)
+def embedding_bag(
+    t: Trace, table: Value, indices: Value, *args: object, **kwargs: object
+) -> Outcome:
+    """Rows chosen by data are summed, averaged or compared column by column.
+
+    table (100, 16), bags (2,) -> (2, 16) with the table's columns, two tensors of counts, and for
+    a maximum the row of each number.
+    """
+    for value in (indices, *args, *kwargs.values()):
+        if isinstance(value, Value):
+            t.pin(value, "its positions are read by number", by_nature=True)
+    fact = t.facts[t.node.name]
+    if not isinstance(fact, tuple):
+        raise TypeError(f"{t.target} does not result in four tensors")
+    width = numbered(t, table, (0,)).layers
+    shapes = [member.shape for member in fact if isinstance(member, TensorFact)]
+    return tuple(Value(shape, width if len(shape) == 2 else ()) for shape in shapes)
 
 
 @rule(aten.index_select.default)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import string
+from collections.abc import Sequence
+
 import torch
 
 from edgeprune.graph.contraction import Equation, contract
@@ -48,10 +51,45 @@ def matmul(t: Trace, left: Value, right: Value, operand: int = 0) -> Value:
     return contract(t, left, right, Equation(one + "ik", two + "kj", lead + "ij"), operand)
 
 
-@rule(aten.addmm.default, aten.baddbmm.default)
+@rule(aten.addmm.default, aten.baddbmm.default, aten.addmv.default)
 def addmm(t: Trace, bias: Value, left: Value, right: Value, **kwargs: object) -> Value:
     """bias + left @ right: the product, then it meets the bias.
 
     bias (6,), left (2, 8), right (8, 6): bias[3] and right[:, 3] are one unit.
     """
     return t.meet(matmul(t, left, right, operand=1), bias)
+
+
+@rule(aten.outer.default, aten.ger.default)
+def outer(t: Trace, left: Value, right: Value) -> Value:
+    """Nothing is summed: left (3,), right (4,) -> (3, 4) with left's labels and right's."""
+    return contract(t, left, right, Equation("i", "j", "ij"), 0)
+
+
+@rule(aten.tensordot.default)
+def tensordot(
+    t: Trace, left: Value, right: Value, dims_left: Sequence[int], dims_right: Sequence[int]
+) -> Value:
+    """Several pairs of dims are summed over: x (2, 5, 8) with w (8, 6) over ([2], [0]).
+
+    x's 8 positions are joined with w's dim 0, the result (2, 5, 6) carries w's dim 1.
+    """
+    count = len(left.shape)
+    letters = string.ascii_letters
+    one = list(letters[:count])
+    two = list(letters[count : count + len(right.shape)])
+    summed = set()
+    for mine, yours in zip(dims_left, dims_right, strict=True):
+        two[yours % len(two)] = one[mine % count]
+        summed.add(one[mine % count])
+    result = "".join(c for c in [*one, *two] if c not in summed)
+    return contract(t, left, right, Equation("".join(one), "".join(two), result), 0)
+
+
+@rule(aten.bilinear.default)
+def bilinear(t: Trace, one: Value, two: Value, weight: Value, bias: Value | None = None) -> Value:
+    """x1 W x2: weight (6, 3, 4) reads x1's width 3 with dim 1, x2's 4 with dim 2, and makes 6."""
+    lead = _LEADING[: len(one.shape) - 1]
+    half = contract(t, one, weight, Equation(lead + "k", "jkl", lead + "jl"), 0)
+    out = contract(t, two, half, Equation(lead + "l", lead + "jl", lead + "j"), 1)
+    return out if bias is None else t.meet(out, bias)

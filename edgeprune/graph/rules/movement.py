@@ -48,7 +48,6 @@ def collapse(layer: torch.Tensor) -> torch.Tensor:
     aten.numpy_T.default,
     aten.permute.default,
     aten.ravel.default,
-    aten.repeat_interleave.self_int,
     aten.reshape.default,
     aten.rot90.default,
     aten.slice.Tensor,
@@ -106,6 +105,22 @@ def picked(t: Trace, x: Value, dim: int = 0, *args: object) -> Value | tuple[Val
         if layer.shape[axis] > 1 and len(varying(layer)) > 1:
             t.tie(layer, (axis,), "picked by number along this axis")
     return movement(t, x, dim, *args)
+
+
+@rule(aten.view_as_complex.default)
+def view_as_complex(t: Trace, x: Value) -> Value:
+    """Two neighbours become one number: x (2, 4, 2) with labels along dims 1 and 2 -> (2, 4)."""
+    layers = []
+    for layer in x.layers:
+        t.tie(layer, (layer.dim() - 1,), "real and imaginary part of one number")
+        layers.append(layer.select(-1, 0))
+    return t.settle(Value(x.shape[:-1], tuple(layers)))
+
+
+@rule(aten.view_as_real.default)
+def view_as_real(t: Trace, x: Value) -> Value:
+    """Each number as two neighbours: x (2, 4) -> (2, 4, 2), the pair keeps the number's label."""
+    return Value((*x.shape, 2), tuple(layer.unsqueeze(-1) for layer in x.layers))
 
 
 @rule(aten.roll.default)
@@ -233,6 +248,21 @@ def repeat(t: Trace, x: Value, repeats: Sequence[int]) -> Value:
     return t.created(moved, fresh)
 
 
+@rule(aten.repeat_interleave.self_int)
+def repeat_interleave(
+    t: Trace, x: Value, repeats: int, dim: int | None = None, **kwargs: object
+) -> Value:
+    """Each position a number of times in a row; a single one is as in `expand`.
+
+    x (2, 2) with labels 1, 2, twice along dim 1: 1, 1, 2, 2. x (2, 1), 8 times: eight fresh labels.
+    """
+    moved = movement(t, x, repeats, dim)
+    if not isinstance(moved, Value):
+        return Value(t.shape)
+    single = dim is not None and x.shape[dim] == 1 and isinstance(t.node.args[1], int)
+    return t.created(moved, (dim % len(x.shape),) if single and dim is not None else ())
+
+
 @rule(aten.expand_as.default)
 def expand_as(t: Trace, x: Value, other: Value) -> Value:
     """The new positions are those of `other`, whose size x follows at run time; the rest meets.
@@ -251,7 +281,8 @@ def pad(t: Trace, x: Value, widths: Sequence[int], *args: object, **kwargs: obje
     """Padding along a labelled dim adds positions that stay; along others nothing changes.
 
     x (2, 3, 8) with labels along dim 1, widths (1, 1, 0, 2): dim 1 becomes labels 1, 2, 3, 0, 0.
-    Reflecting or replicating modes copy labels, because torch's own pad runs on them.
+    Reflecting or replicating modes copy labels, because torch's own pad runs on them. A box
+    (head, 8) gets one new label for each head: what is added to a head goes with it.
     """
     mode = str(args[0]) if args and isinstance(args[0], str) else "constant"
     shape = list(x.shape)
@@ -260,19 +291,26 @@ def pad(t: Trace, x: Value, widths: Sequence[int], *args: object, **kwargs: obje
         dim = len(shape) - 1 - index
         pairs[dim] = (int(widths[2 * index]), int(widths[2 * index + 1]))
         shape[dim] += sum(pairs[dim])
-    layers = tuple(_pad_layer(layer, pairs, mode) for layer in x.layers)
+    layers = tuple(_pad_layer(t, layer, pairs, mode) for layer in x.layers)
     return t.settle(Value(tuple(shape), layers))
 
 
-def _pad_layer(layer: torch.Tensor, pairs: dict[int, tuple[int, int]], mode: str) -> torch.Tensor:
+def _pad_layer(
+    t: Trace, layer: torch.Tensor, pairs: dict[int, tuple[int, int]], mode: str
+) -> torch.Tensor:
     for dim, (before, after) in pairs.items():
         if layer.shape[dim] == 1 or (before == 0 and after == 0):
             continue
         source = padded_positions(layer.shape[dim], before, after, mode)
         shape = [1] * layer.dim()
         shape[dim] = len(source)
+        added = torch.zeros(1, dtype=torch.int64)
+        others = layer.narrow(dim, 0, 1)
+        if others.numel() > 1 and bool((source < 0).any()):
+            fresh = t.labels.fresh(t.node.name, dim, others.numel(), is_parameter=False)
+            added = fresh.reshape(others.shape)
         layer = layer.index_select(dim, source.clamp_min(0))
-        layer = layer.masked_fill((source < 0).reshape(shape), 0)
+        layer = torch.where((source < 0).reshape(shape), added, layer)
     return layer
 
 
