@@ -16,6 +16,7 @@ from edgeprune.graph.groups import Group, Pin, TensorShape, Unit
 from edgeprune.graph.module import first_names
 from edgeprune.graph.policy import resolve
 from edgeprune.graph.propagate import Walk, layers_of
+from edgeprune.graph.steps import in_steps
 from edgeprune.graph.units import Partition
 
 
@@ -159,6 +160,9 @@ def analyze(
     """
     captured = fold(capture(model, args, kwargs, dynamic_batch=dynamic_batch))
     found, parts = resolve(captured, exact_only=exact_only)
+    if found.stepwise:
+        captured = in_steps(captured, found.stepwise)
+        found, parts = resolve(captured, exact_only=exact_only)
     return Analysis(
         captured=captured,
         walk=found,

@@ -166,7 +166,7 @@ def _treats_samples_alike(module: nn.Module, given: Inputs) -> bool:
     ]
     return all(
         other.shape == (size + 1, *one.shape[1:])
-        and _relative_error(one, other[:size]) <= _TOLERANCE
+        and relative_error(one, other[:size]) <= _TOLERANCE
         for one, other in tensors
     )
 
@@ -288,7 +288,7 @@ def _require_same(expected: list[object], got: list[object], trial: str, name: s
                 f"{tuple(want.shape)} as in eager, got {tuple(have.shape)}. "
                 "A size was baked in; avoid int(x.shape[0]) in the model."
             )
-        error = _relative_error(want, have)
+        error = relative_error(want, have)
         if not error <= _TOLERANCE:
             raise ModelNotSupported(
                 f"capture at {name}, output {index} on {trial}: expected eager's values within "
@@ -297,7 +297,8 @@ def _require_same(expected: list[object], got: list[object], trial: str, name: s
             )
 
 
-def _relative_error(want: torch.Tensor, have: torch.Tensor) -> float:
+def relative_error(want: torch.Tensor, have: torch.Tensor) -> float:
+    """max |want - have| / standard deviation of `want`, of its size where it does not vary."""
     if want.numel() == 0 or torch.equal(want, have):
         return 0.0
     if not want.is_floating_point():

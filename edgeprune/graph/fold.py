@@ -23,14 +23,21 @@ from edgeprune.graph.registry import rule_for
 from edgeprune.graph.rules.convolution import convolution, transposed
 from edgeprune.graph.rules.every import FAMILIES
 from edgeprune.graph.rules.matrix import addmm, linear, matmul
-from edgeprune.graph.rules.normalisation import batch_norm, group_norm, instance_norm, layer_norm
+from edgeprune.graph.rules.normalisation import (
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    rms_norm,
+)
 from edgeprune.graph.rules.recurrent import cell, recurrent
-from edgeprune.graph.rules.reduction import additive, along, selective
+from edgeprune.graph.rules.reduction import additive, along, norm, selective, vector_norm
+from edgeprune.graph.rules.spread import spread
 
 # Rules whose operators mix positions of an axis: a weight behind one is re-parametrised.
 _MIXING = (
-    *(additive, along, selective),
-    *(batch_norm, group_norm, instance_norm, layer_norm),
+    *(additive, along, norm, selective, spread, vector_norm),
+    *(batch_norm, group_norm, instance_norm, layer_norm, rms_norm),
     *(linear, matmul, addmm),
 )
 _READERS = (linear, matmul, addmm, convolution, transposed, recurrent, cell)

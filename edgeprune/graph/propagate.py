@@ -30,13 +30,17 @@ _SIZES = (aten.sym_size.int, aten.sym_numel.default, aten._assert_tensor_metadat
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Walk:
-    """What one walk found: the label of every position of every value, and what ties them."""
+    """What one walk found: the label of every position of every value, and what ties them.
+
+    `stepwise` names the nodes that pin as one operator and need not once written in steps.
+    """
 
     labels: Labels
     values: Mapping[str, Labelled]
     edges: tuple[Edge, ...]
     redefinitions: tuple[Redefinition, ...]
     boxes: tuple[tuple[str, torch.Tensor], ...]
+    stepwise: tuple[str, ...]
     unknown: tuple[str, ...]
     choices: tuple[Choice, ...] = ()
 
@@ -82,6 +86,7 @@ class _Walker:
             edges=tuple(self.trace.edges),
             redefinitions=tuple(self.trace.redefinitions),
             boxes=tuple(self.boxes),
+            stepwise=tuple(dict.fromkeys(self.trace.stepwise)),
             unknown=tuple(dict.fromkeys(self.unknown)),
             choices=tuple(self.trace.choices),
         )

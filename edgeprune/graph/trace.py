@@ -70,6 +70,7 @@ class Trace:
     redefinitions: list[Redefinition] = field(default_factory=list)
     flipped: frozenset[str] = frozenset()
     choices: list[Choice] = field(default_factory=list)
+    stepwise: list[str] = field(default_factory=list)
     _node: fx.Node | None = None
 
     def at(self, node: fx.Node) -> None:
@@ -149,6 +150,14 @@ class Trace:
         heads = usually != (self.node.name in self.flipped)
         self.choices.append(Choice(self.node.name, heads, layer))
         return heads
+
+    def in_steps(self, layer: torch.Tensor, reason: str) -> None:
+        """As one operator the current node would pin `layer`; in steps it need not.
+
+        The node is written out as its steps (`graph/steps.py`) and the graph is walked again.
+        """
+        self.labels.pin(layer, self.cause(reason))
+        self.stepwise.append(self.node.name)
 
     def meet(
         self, *values: Value, reason: str = "meets a value of full size that cannot shrink"

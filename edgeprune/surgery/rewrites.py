@@ -7,6 +7,7 @@ values are checked afterwards, so an op that would have needed one is found, not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -259,10 +260,26 @@ def layer_norm(op: Operation, node: fx.Node) -> None:
     node.update_arg(1, list(shape[len(shape) - count :]))
 
 
+@rewrite(aten.rms_norm.default)
+def rms_norm(op: Operation, node: fx.Node) -> None:
+    """rms_norm(x, [8], w, eps), 4 kept -> rms_norm(x, [4], w, eps * 2) * sqrt(2).
+
+    Exact: sum / 8 + eps = (sum / 4 + eps * 8 / 4) * 4 / 8, and the root of 8 / 4 goes outside.
+    """
+    shape, source = op.shape_after(node), op.before(node.args[0])
+    first = len(shape) - len(list(node.args[1]))  # type: ignore[arg-type]
+    more = math.prod(source.shape[first:]) / math.prod(shape[first:])
+    node.update_arg(1, list(shape[first:]))
+    if more != 1.0:
+        node.update_arg(3, float(node.args[3]) * more)  # type: ignore[arg-type]
+        op.scale(node, math.sqrt(more))
+
+
 @rewrite(aten.group_norm.default)
 def group_norm(op: Operation, node: fx.Node) -> None:
-    """group_norm(x, 8) with half of the groups kept -> group_norm(x, 4)."""
-    node.update_arg(1, _share(op, node, _integer(node.args[1]), channel=1))
+    """group_norm(x, 8) with half of the groups kept -> group_norm(x, 4); one group stays one."""
+    if node.args[1] != 1:
+        node.update_arg(1, _share(op, node, _integer(node.args[1]), channel=1))
 
 
 @rewrite(*CONVOLUTIONS, *TRANSPOSED)

@@ -19,7 +19,7 @@ from edgeprune.errors import InternalError
 from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.inputs import Inputs
 from edgeprune.graph.module import CapturedModule, flat_inputs
-from edgeprune.graph.rules.normalisation import LAYER_NORM
+from edgeprune.graph.rules.normalisation import GROUP_NORM, LAYER_NORM
 from edgeprune.graph.trace import Edge
 
 aten = torch.ops.aten
@@ -44,15 +44,17 @@ class Silencer(fx.Interpreter):
             mask = torch.from_numpy(kept[item.layer.numpy()])
             if mask.all():
                 continue
-            if item.formula != LAYER_NORM:
+            if item.formula not in (LAYER_NORM, GROUP_NORM):
                 raise InternalError(f"proof at {item.node}: no formula {item.formula!r}.")
-            self.redefined[item.node] = mask
+            other = self.redefined.get(item.node)
+            self.redefined[item.node] = mask if other is None else mask & other
 
     def run_node(self, n: fx.Node) -> object:
         """Run one node, masked where it reads removed units."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if n.name in self.redefined:
-            return masked_layer_norm(self.redefined[n.name], *_norm_operands(*args, **kwargs))
+            masked = masked_group_norm if n.target is aten.group_norm.default else masked_layer_norm
+            return masked(self.redefined[n.name], *args)
         if n.name not in self.masks:
             return super().run_node(n)
         heard = list(args)
@@ -76,39 +78,56 @@ def _masked(value: object, mask: torch.Tensor, member: int) -> object:
     return torch.where(mask.to(tensor.device), tensor, torch.zeros_like(tensor))
 
 
-def _norm_operands(
+def masked_layer_norm(
+    mask: torch.Tensor,
     x: torch.Tensor,
     normalized_shape: list[int],
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
-    *flags: object,
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None, float]:
-    """The arguments of aten.layer_norm that the formula needs."""
-    if len(normalized_shape) != 1:
-        raise InternalError(f"proof: layer_norm over {normalized_shape} {flags} has no formula.")
-    return x, weight, bias, eps
+    *_: object,
+) -> torch.Tensor:
+    """aten.layer_norm with mean and variance of the kept positions only (Ba et al. 2016,
+    arXiv 1607.06450, over the kept width).
+
+    The declared redefinition. `mask`, boolean, broadcasts to x; the last dims are normalised.
+    """
+    dims = tuple(range(x.dim() - len(normalized_shape), x.dim()))
+    result = _normalised(mask, x, dims, eps)
+    result = result if weight is None else result * weight
+    return result if bias is None else result + bias
 
 
-def masked_layer_norm(
+def masked_group_norm(
     mask: torch.Tensor,
     x: torch.Tensor,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    eps: float,
+    groups: int,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+    *_: object,
 ) -> torch.Tensor:
-    """Layer norm over the last dim with mean and variance of the kept positions only.
+    """aten.group_norm of one group, x (N, C, ...), with mean and variance of the kept channels
+    only (Wu and He 2018, arXiv 1803.08494, over the kept channels).
 
-    The declared redefinition: mean = sum(kept x) / kept count, variance likewise (Ba et al. 2016,
-    arXiv 1607.06450, over the kept width). `mask` broadcasts to x.
+    The declared redefinition. `mask`, boolean, broadcasts to x.
     """
-    heard = mask.to(x.device)
-    count = heard.sum()
+    if groups != 1:
+        raise InternalError(f"proof: group_norm of {groups} groups has no formula.")
+    channels = (-1,) + (1,) * (x.dim() - 2)
+    result = _normalised(mask, x, tuple(range(1, x.dim())), eps)
+    result = result if weight is None else result * weight.reshape(channels)
+    return result if bias is None else result + bias.reshape(channels)
+
+
+def _normalised(
+    mask: torch.Tensor, x: torch.Tensor, dims: tuple[int, ...], eps: float
+) -> torch.Tensor:
+    """(x - mean) / sqrt(variance + eps), mean = sum(kept x) / kept count, variance likewise."""
+    heard = mask.to(x.device).expand(x.shape)
+    count = heard.sum(dims, keepdim=True)
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
-    mean = torch.where(heard, x, zero).sum(-1, keepdim=True) / count
+    mean = torch.where(heard, x, zero).sum(dims, keepdim=True) / count
     centred = torch.where(heard, x - mean, zero)
-    variance = centred.square().sum(-1, keepdim=True) / count
-    result = (x - mean) / torch.sqrt(variance + eps)
-    if weight is not None:
-        result = result * weight
-    return result if bias is None else result + bias
+    variance = centred.square().sum(dims, keepdim=True) / count
+    return (x - mean) / torch.sqrt(variance + eps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_nets import (
     between,
     between_features,
@@ -129,13 +130,25 @@ def test_layer_norm_of_data_pins_its_width():
     assert [group.name for group in pruned.analysis.groups] == ["b.weight"]
 
 
-def test_layer_norm_over_several_dims_pins():
-    """A statistic over channels and space of each sample has no channel to spare."""
+@pytest.mark.parametrize("affine", [True, False])
+def test_layer_norm_over_channels_and_space_is_redefined_over_kept_channels(affine):
+    """LayerNorm([6, 5, 5]): mean and variance of the kept channels and all of the space."""
     model = net(
-        lambda m, x: m.b(m.n(m.a(x))), a=conv(3, 6), n=nn.LayerNorm([6, 6, 6]), b=conv(6, 4)
+        lambda m, x: m.b(m.n(m.a(x))),
+        a=conv(3, 6),
+        n=nn.LayerNorm([6, 5, 5], elementwise_affine=affine),
+        b=conv(6, 4),
     )
+    x = image(3, size=5)
+    pruned = prune(model, (x,), criterion="random")
 
-    assert analyze(model, (image(),)).groups == ()
+    kept = list(pruned.plan.groups[0].keep)
+    y = F.layer_norm(model.a(x)[:, kept], [len(kept), 5, 5])
+    if affine:
+        y = y * model.n.weight[kept] + model.n.bias[kept]
+    require_equal(pruned.model(x), F.conv2d(y, model.b.weight[:, kept], model.b.bias, padding=1))
+    assert pruned.proof.outcome == "proved"
+    assert pruned.analysis.groups[0].redefines == ("layer_norm",)
 
 
 def test_layer_norm_over_the_head_dim_keeps_heads_exact():
@@ -171,15 +184,142 @@ def test_group_norm_goes_by_groups(groups, unit):
     assert ("n.weight", 0, unit) in pruned.analysis.unit_of("a.weight", 0, 3).slots
 
 
-def test_group_norm_of_one_group_pins():
-    """One statistic over all channels: all or nothing, and the reason names it."""
-    analysis = analyze(
-        net(lambda m, x: m.b(m.n(m.a(x))), a=conv(3, 8), n=nn.GroupNorm(1, 8), b=conv(8, 4)),
-        (image(),),
+@pytest.mark.parametrize("affine", [True, False])
+def test_group_norm_of_one_group_is_redefined_over_kept_channels(affine):
+    """One statistic over all channels and space, as PoolFormer's: that of the kept channels."""
+    model = net(
+        lambda m, x: m.b(m.n(m.a(x))),
+        a=conv(3, 8),
+        n=nn.GroupNorm(1, 8, affine=affine),
+        b=conv(8, 4),
     )
+    x = image(3)
+    pruned = prune(model, (x,), criterion="random")
+
+    kept = list(pruned.plan.groups[0].keep)
+    weight, bias = (model.n.weight[kept], model.n.bias[kept]) if affine else (None, None)
+    y = F.group_norm(model.a(x)[:, kept], 1, weight, bias)
+    require_equal(pruned.model(x), F.conv2d(y, model.b.weight[:, kept], model.b.bias, padding=1))
+    assert pruned.proof.outcome == "proved"
+    assert pruned.analysis.groups[0].redefines == ("group_norm",)
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.GroupNorm(1, 8), nn.LayerNorm([8, 6, 6])], ids=["group", "layer"]
+)
+def test_exact_only_pins_norms_over_channels_and_space(norm):
+    """Where no statistic may be redefined, one over all channels is all or nothing."""
+    model = net(lambda m, x: m.b(m.n(m.a(x))), a=conv(3, 8), n=norm, b=conv(8, 4))
+    analysis = analyze(model, (image(),), exact_only=True)
 
     assert analysis.groups == ()
-    assert any("group_norm sums within a group" in pin.reason for pin in analysis.pins)
+    assert any("_norm" in pin.reason for pin in analysis.pins)
+
+
+def test_a_group_norm_of_one_group_over_time_and_without_space():
+    """(N, C, T) as in speech, and (N, C): the same law."""
+    for model, x in (
+        (
+            net(
+                lambda m, x: m.b(m.n(m.a(x)).relu()),
+                a=nn.Conv1d(3, 8, 3),
+                n=nn.GroupNorm(1, 8),
+                b=nn.Conv1d(8, 4, 3),
+            ),
+            noise(2, 3, 9),
+        ),
+        (
+            net(
+                lambda m, x: m.b(m.n(m.a(x))),
+                a=nn.Linear(8, 8),
+                n=nn.GroupNorm(1, 8),
+                b=nn.Linear(8, 4),
+            ),
+            noise(2, 8),
+        ),
+    ):
+        pruned = prune(model, (x,), criterion="random")
+        assert [group.width for group in pruned.analysis.groups] == [8]
+        assert pruned.proof.outcome == "proved"
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm", "x"),
+    [
+        (nn.Conv1d(3, 8, 3, padding=1), nn.BatchNorm1d(8), noise(2, 3, 9)),
+        (nn.Conv3d(3, 8, 3, padding=1), nn.BatchNorm3d(8), noise(2, 3, 4, 4, 4)),
+        (nn.Conv1d(3, 8, 3, padding=1), nn.InstanceNorm1d(8, affine=True), noise(2, 3, 9)),
+        (nn.Conv3d(3, 8, 3, padding=1), nn.InstanceNorm3d(8), noise(2, 3, 4, 4, 4)),
+    ],
+)
+def test_norms_of_each_channel_in_one_and_three_dims(layer, norm, x):
+    """Over time or volume as over an image: channels go one by one, exactly."""
+    model = net(lambda m, x: m.b(m.n(m.a(x)).tanh()), a=layer, n=norm, b=type(layer)(8, 4, 1))
+    pruned = pruned_like_silenced(model, x)
+
+    assert [(g.width, g.redefines) for g in pruned.analysis.groups] == [(8, ())]
+
+
+def test_batch_norm_of_features():
+    """BatchNorm1d on (N, C)."""
+    model = net(
+        lambda m, x: m.b(m.n(m.a(x)).tanh()),
+        a=nn.Linear(8, 6),
+        n=nn.BatchNorm1d(6),
+        b=nn.Linear(6, 4),
+    )
+    pruned_like_silenced(model, noise(3, 8))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"eps": 1e-2}, {"elementwise_affine": False, "eps": 1e-3}], ids=str
+)
+def test_rms_norm_is_exact(options):
+    """aten.rms_norm over 6 features, 3 kept: the sum of the kept squares by 6, plus eps."""
+    model = net(
+        lambda m, x: m.b(m.n(m.a(x))),
+        a=nn.Linear(8, 6),
+        n=nn.RMSNorm(6, **options),
+        b=nn.Linear(6, 4),
+    )
+    x = noise(2, 5, 8)
+    pruned = prune(model, (x,), criterion="random")
+
+    kept = list(pruned.plan.groups[0].keep)
+    y = model.a(x)[..., kept]
+    eps = options.get("eps", torch.finfo(torch.float32).eps)
+    y = y * torch.rsqrt(y.square().sum(-1, keepdim=True) / 6 + eps)
+    y = y * model.n.weight[kept] if model.n.elementwise_affine else y
+    require_equal(pruned.model(x), y @ model.b.weight[:, kept].T + model.b.bias)
+    assert pruned.proof.outcome == "proved"
+    assert pruned.analysis.groups[0].redefines == ()
+    assert len(analyze(model, (x,), exact_only=True).groups) == 1
+
+
+def test_rms_norm_over_the_head_dim_keeps_heads_exact():
+    """qk-norm: one weight of the head dim serves every head; whole heads go."""
+
+    def run(m, x):
+        return m.b(m.n(m.a(x).unflatten(-1, (3, 4))).flatten(-2))
+
+    model = net(run, a=nn.Linear(8, 12), n=nn.RMSNorm(4), b=nn.Linear(12, 5))
+    pruned = pruned_like_silenced(model, noise(2, 5, 8))
+
+    assert pruned.analysis.unit_of("a.weight", 0, 5).slots[0].positions == (4, 5, 6, 7)
+
+
+def test_rms_norm_over_channels_and_space_is_exact():
+    """RMSNorm([6, 5, 5]): kept channels over the count of all."""
+    model = net(
+        lambda m, x: m.b(m.n(m.a(x))), a=conv(3, 6), n=nn.RMSNorm([6, 5, 5], 1e-5), b=conv(6, 4)
+    )
+    x = image(3, size=5)
+    pruned = prune(model, (x,), criterion="random")
+
+    kept = list(pruned.plan.groups[0].keep)
+    y = model.a(x)[:, kept]
+    y = y * torch.rsqrt(y.square().sum((1, 2, 3), keepdim=True) / 150 + 1e-5) * model.n.weight[kept]
+    require_equal(pruned.model(x), F.conv2d(y, model.b.weight[:, kept], model.b.bias, padding=1))
 
 
 def test_group_norm_and_grouped_convolution_agree_on_units():
@@ -214,11 +354,10 @@ def test_root_mean_square_written_out_is_exact():
     assert pruned.proof.outcome == "proved"
 
 
-@pytest.mark.parametrize("statistic", ["var", "amax", "std", "amin", "logsumexp"])
+@pytest.mark.parametrize("statistic", ["amax", "amin", "logsumexp"])
 def test_a_statistic_of_the_width_pins_it(statistic):
-    """Variance or maximum over channels would change with any of them: pinned, with the reason."""
-    options = {} if statistic in ("amax", "amin", "logsumexp") else {"unbiased": False}
-    model = between_features(lambda y: y / getattr(y, statistic)(-1, keepdim=True, **options))
+    """A maximum over channels would change with any of them: pinned, with the reason."""
+    model = between_features(lambda y: y / getattr(y, statistic)(-1, keepdim=True))
 
     with pytest.raises(PlanError, match="a statistic is taken over this axis"):
         prune(model, (noise(2, 8),))

@@ -4,6 +4,7 @@ from edgeprune.graph.rules import (
     attention,
     convolution,
     creation,
+    distance,
     joining,
     lookup,
     matrix,
@@ -13,6 +14,7 @@ from edgeprune.graph.rules import (
     recurrent,
     reduction,
     scattering,
+    spread,
     summation,
     window,
 )
@@ -21,6 +23,7 @@ FAMILIES = (
     attention,
     convolution,
     creation,
+    distance,
     joining,
     lookup,
     matrix,
@@ -30,6 +33,7 @@ FAMILIES = (
     recurrent,
     reduction,
     scattering,
+    spread,
     summation,
     window,
 )

@@ -14,14 +14,15 @@ from edgeprune.graph.trace import Trace
 aten = torch.ops.aten
 
 
-def _dims(dim: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+def dims_of(dim: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
+    """Dims from 0 on, sorted: -1 of 3 -> (2,); all of them where none is named."""
     if dim is None or (isinstance(dim, list | tuple) and not dim):
         return tuple(range(ndim))
     numbers = [dim] if isinstance(dim, int) else list(dim)
     return tuple(sorted(number % ndim for number in numbers)) if ndim else ()
 
 
-def _reduced(x: Value, layers: list[torch.Tensor], dims: tuple[int, ...], keep: bool) -> Value:
+def reduced(x: Value, layers: list[torch.Tensor], dims: tuple[int, ...], keep: bool) -> Value:
     """Value and layers after `dims` went (or became 1)."""
     shape = [1 if d in dims else size for d, size in enumerate(x.shape)]
     narrowed = [_at_first(layer, dims) for layer in layers]
@@ -52,7 +53,7 @@ def additive(
     the dense count 8 (surgery writes it out). Labels that also vary elsewhere (heads x head dim,
     summed over head dim) are tied along the summed axis: whole heads go.
     """
-    dims = _dims(dim, len(x.shape))
+    dims = dims_of(dim, len(x.shape))
     passing = []
     for layer in x.layers:
         inside = [d for d in varying(layer) if d in dims]
@@ -63,7 +64,7 @@ def additive(
             t.read(0, layer)
         else:
             passing.append(layer)
-    return t.settle(_reduced(x, passing, dims, keepdim))
+    return t.settle(reduced(x, passing, dims, keepdim))
 
 
 @rule(
@@ -73,10 +74,6 @@ def additive(
     aten.argmin.default,
     aten.prod.dim_int,
     aten.logsumexp.default,
-    aten.var.correction,
-    aten.var.dim,
-    aten.std.correction,
-    aten.std.dim,
 )
 def selective(
     t: Trace,
@@ -89,7 +86,7 @@ def selective(
 
     x (2, 4, 16), amax over dim 2 with labels (head, dim): whole heads stay removable.
     """
-    return _selected(t, x, _dims(dim, len(x.shape)), len(t.shape) == len(x.shape))
+    return _selected(t, x, dims_of(dim, len(x.shape)), len(t.shape) == len(x.shape))
 
 
 def _selected(t: Trace, x: Value, dims: tuple[int, ...], keep: bool) -> Value:
@@ -101,7 +98,7 @@ def _selected(t: Trace, x: Value, dims: tuple[int, ...], keep: bool) -> Value:
         else:
             t.tie(layer, dims, why)
             passing.append(layer)
-    return t.settle(_reduced(x, passing, dims, keep))
+    return t.settle(reduced(x, passing, dims, keep))
 
 
 @rule(
@@ -128,7 +125,7 @@ def ranked(t: Trace, x: Value, *args: object, **kwargs: object) -> tuple[Value, 
         raise TypeError(f"{t.target} over dim {dim!r} does not result in two tensors")
     shapes = [member.shape for member in fact if isinstance(member, TensorFact)]
     kept = len(shapes[0]) == len(x.shape)
-    chosen = _selected(t, x, _dims(dim, len(x.shape)), kept)
+    chosen = _selected(t, x, dims_of(dim, len(x.shape)), kept)
     return tuple(Value(shape, chosen.layers) for shape in shapes)
 
 
@@ -149,6 +146,36 @@ def vector_norm(
     if order > 0:
         return additive(t, x, dim, keepdim)
     return selective(t, x, dim)
+
+
+@rule(
+    aten.norm.Scalar,
+    aten.norm.ScalarOpt_dim,
+    aten.norm.ScalarOpt_dim_dtype,
+    aten.frobenius_norm.dim,
+    aten.linalg_norm.default,
+    aten.linalg_norm.ord_str,
+    aten.linalg_matrix_norm.default,
+    aten.linalg_matrix_norm.str_ord,
+)
+def norm(t: Trace, x: Value, *args: object, **kwargs: object) -> Value:
+    """Other names of `vector_norm`; the matrix norms but Frobenius' are statistics like amin.
+
+    x (2, 8), linalg_norm over dim 1 -> (2,): as vector_norm of order 2. linalg_matrix_norm of
+    (2, 8, 8) with "nuc": both axes are pinned.
+    """
+    names = [argument.name for argument in t.target._schema.arguments[1:]]
+    given = dict(zip(names, args, strict=False)) | kwargs
+    order = given.get("p", given.get("ord"))
+    matrix = t.target in (aten.linalg_matrix_norm.default, aten.linalg_matrix_norm.str_ord)
+    dim = given.get("dim", [-2, -1] if matrix else None)
+    chosen = dim if isinstance(dim, int | list | tuple) else None
+    dims = dims_of(chosen, len(x.shape))
+    keep = bool(given.get("keepdim", False))
+    matrix |= order is not None and len(dims) == 2 and "linalg" in t.target._schema.name
+    if order in (None, "fro") or (isinstance(order, int | float) and order > 0 and not matrix):
+        return additive(t, x, dims, keep)
+    return _selected(t, x, dims, keep)
 
 
 @rule(
