@@ -68,6 +68,8 @@ class Labels:
     _pairs: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     _pins: list[tuple[torch.Tensor, Cause]] = field(default_factory=list)
     _ties: list[tuple[torch.Tensor, Cause]] = field(default_factory=list)
+    # Of each label the one that it was tied to; long enough for all labels only when asked.
+    _anchors: torch.Tensor = field(default_factory=lambda: torch.arange(1024))
 
     def fresh(self, owner: str, dim: int, size: int, *, is_parameter: bool) -> torch.Tensor:
         """New labels for a dim: int64 of shape (size,)."""
@@ -96,6 +98,27 @@ class Labels:
             anchor = anchor.narrow(dim, 0, 1)
         self.join(layer, anchor)
         self._ties.append((layer.reshape(-1), cause))
+        known = self._known_anchors()
+        known[layer] = known[anchor].expand(layer.shape)
+        known[0] = 0  # what is pinned is tied to nothing
+
+    def tied(self, layer: torch.Tensor, dims: tuple[int, ...]) -> bool:
+        """Whether ties alone already join all positions that differ only along `dims`.
+
+        A box (2, 8) after `tie` along dim 0: true of (0,), false of (1,).
+        """
+        found = self._known_anchors()[layer]
+        anchor = found
+        for dim in dims:
+            anchor = anchor.narrow(dim, 0, 1)
+        return bool((found == anchor).all())
+
+    def _known_anchors(self) -> torch.Tensor:
+        if len(self._anchors) < self.next_label:
+            longer = torch.arange(2 * self.next_label)
+            longer[: len(self._anchors)] = self._anchors
+            self._anchors = longer
+        return self._anchors
 
     def pin(self, layer: torch.Tensor, cause: Cause) -> None:
         """These positions may not be removed."""

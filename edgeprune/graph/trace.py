@@ -249,11 +249,13 @@ class Trace:
 
         A box (head, dim) that meets a table along dim alone (rotary embedding, a norm inside a
         head) is tied within each head and the table stays: otherwise one dim would tie all heads.
+        Not where the outer positions are tied already (branches under a softmax): no heads.
         """
         for box, table in ((one, two), (two, one)):
             inner = [dim for dim in varying(table) if box.shape[dim] > 1]
             if len(varying(box)) > 1 and inner and inner[0] != varying(box)[0]:
-                if set(varying(table)) - set(varying(box)):
+                outer = tuple(dim for dim in varying(box) if dim not in varying(table))
+                if set(varying(table)) - set(varying(box)) or self.labels.tied(box, outer):
                     continue
                 if not self.prefers_heads(box, usually=True):
                     break
