@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from edgeprune.surgery.repair import repair
     from edgeprune.surgery.repair_report import LayerRepair, Repair
     from edgeprune.surgery.shrink import shrink
+    from edgeprune.surgery.user_class import AttributeChange, Returned, to_module
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Analysis",
+    "AttributeChange",
     "BudgetNotMet",
     "Data",
     "DataError",
@@ -55,6 +57,7 @@ __all__ = [
     "Pruned",
     "RecipeError",
     "Repair",
+    "Returned",
     "Scores",
     "UsageError",
     "UserCodeError",
@@ -68,6 +71,7 @@ __all__ = [
     "repair",
     "score",
     "shrink",
+    "to_module",
 ]
 
 _HOMES = {
@@ -96,6 +100,7 @@ _HOMES = {
     "edgeprune.surgery.repair": ("repair",),
     "edgeprune.surgery.repair_report": ("LayerRepair", "Repair"),
     "edgeprune.surgery.shrink": ("shrink",),
+    "edgeprune.surgery.user_class": ("AttributeChange", "Returned", "to_module"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

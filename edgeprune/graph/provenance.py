@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
+from functools import cache
 from pathlib import Path
 
 from torch import fx
@@ -36,6 +38,28 @@ def source_line(node: fx.Node) -> str:
     return f"{_short(file)}:{line}"
 
 
+def running_line() -> str:
+    """`file:line` of the user's innermost frame that is running now, or `""` without one."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        if _is_users(frame.f_code.co_filename):
+            return f"{_short(frame.f_code.co_filename)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
+
+
+@cache
+def _is_users(file: str) -> bool:
+    package = Path(__file__).resolve().parent.parent
+    return (
+        not _TORCH.search(file)
+        and not _LIBRARY.search(file)
+        and Path(file).is_file()
+        and package not in Path(file).resolve().parents
+    )
+
+
+@cache
 def _short(file: str) -> str:
     inside = _PACKAGES.sub("", file)
     if inside != file:

@@ -23,7 +23,8 @@ class Pruned:
     """A shrunk model with the evidence: what was removed, from what, and the proof.
 
     `model` is callable like the original, trains, deep-copies, moves with `.to()`, keeps the
-    original's parameter names, and can be pruned again. `repaired` is what `repair` did, None
+    original's parameter names, and can be pruned again; `to_module` gives it back in the
+    original's own class, where that can take the sizes. `repaired` is what `repair` did, None
     before it.
     """
 
