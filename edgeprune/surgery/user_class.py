@@ -111,8 +111,10 @@ def to_module(pruned: Pruned, model: M, *, seed: int = 0) -> Returned[M]:
     small = share(plain)
     unread = put_tensors(small, pruned.model, model)
     for place, container, name, entry in list(integers(small)):
-        if sizes.values[place] != read(container, name, entry):
-            write(container, name, entry, sizes.values[place])
+        now = read(container, name, entry)
+        wanted = sizes.values.get(place, now)
+        if wanted != now:
+            write(container, name, entry, wanted)
     for module in small.modules():
         describe_truly(module)
     _require_same_outputs(small, pruned, seen, inputs)
