@@ -1,5 +1,6 @@
 # demo: install, run the main job on real data, say what it achieved.   test: the tests.
-# lint: style and types.   clean: remove what these made.
+# lint: style and types.   zoo: every model of bench/zoo.txt, hours; goes on where it was stopped.
+# clean: remove what these made.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ STAMP := $(VENV)/.installed
 # One thread per worker: two workers share two cores, and sums come out in the same order.
 THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint zoo clean
 
 demo: $(STAMP)
 	@$(BIN)/edgeprune run samples/fashion/recipe.toml --out build/fashion
@@ -21,6 +22,9 @@ lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy --strict edgeprune
+
+zoo: $(STAMP)
+	@$(BIN)/python bench/zoo.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
