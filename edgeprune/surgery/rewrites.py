@@ -284,11 +284,15 @@ def group_norm(op: Operation, node: fx.Node) -> None:
 
 @rewrite(*CONVOLUTIONS, *TRANSPOSED)
 def groups(op: Operation, node: fx.Node) -> None:
-    """conv2d(..., groups=8) with 6 of 8 channels kept -> groups=6; groups=1 stays."""
+    """conv2d(..., groups=8) with 6 of 8 channels kept -> groups=6; groups=1 stays.
+
+    The number of groups is the width over what one group has of it, dim 1 of the weight: with
+    8 of 16 channels left, 1 of 2 in each group, there are 8 groups as before.
+    """
     if len(node.args) > 6 and node.args[6] != 1:
-        weight = op.before(node.args[1])
-        channel = len(op.before(node.args[0]).shape) - len(weight.shape) + 1
-        node.update_arg(6, _share(op, node, node.args[6], channel))
+        weight = op.survivors.shape(op.before(node.args[1]))
+        divided = op.shape_after(node) if node.target in TRANSPOSED else _shape(op, node.args[0])
+        node.update_arg(6, _counted(op, node, node.args[6], divided[1 - len(weight)], weight[1]))
 
 
 @rewrite(aten.mean.dim, aten.mean.default)
@@ -327,18 +331,29 @@ def _changed_in(op: Operation, node: fx.Node) -> set[int]:
 def _share(op: Operation, node: fx.Node, written: Argument, channel: int) -> Argument:
     """The number of groups that stays: 8 groups of 16 channels, 6 channels kept -> 3."""
     source = op.before(node.args[0])
-    after = op.survivors.shape(source)[channel]
     count = op.dense_number(written) if isinstance(written, fx.Node) else _integer(written)
-    kept, rest = divmod(count * after, source.shape[channel])
+    a_group = source.shape[channel] // count
+    return _counted(op, node, written, op.survivors.shape(source)[channel], a_group)
+
+
+def _counted(
+    op: Operation, node: fx.Node, written: Argument, channels: int, a_group: int
+) -> Argument:
+    """`written` groups as `channels` of `a_group` each have them."""
+    kept, rest = divmod(channels, a_group)
     if rest:
         raise InternalError(
-            f"surgery at {node.name}: expected whole groups of {count}, got {after} of "
-            f"{source.shape[channel]} channels.",
+            f"surgery at {node.name}: expected whole groups of {a_group}, got {channels} channels.",
             where=node.name,
         )
     if isinstance(written, fx.Node):
         return written if op.number(written) == kept else op.scaled(node, written, kept)
     return kept
+
+
+def _shape(op: Operation, argument: Argument) -> tuple[int, ...]:
+    """Shape of an operand after surgery."""
+    return op.survivors.shape(op.before(argument))
 
 
 def _integers(argument: object) -> list[int]:

@@ -161,9 +161,9 @@ def _reads(module: nn.Module) -> tuple[int, int] | None:
     """The weight's dim that is contracted with the input, and the input's dim, from the end."""
     if isinstance(module, nn.Linear):
         return 1, -1
-    if isinstance(module, _CONVOLUTIONS) and module.groups == 1:
+    if isinstance(module, _CONVOLUTIONS):
         return 1, 1 - module.weight.dim()
-    if isinstance(module, _TRANSPOSED) and module.groups == 1:
+    if isinstance(module, _TRANSPOSED):
         return 0, 1 - module.weight.dim()
     if isinstance(module, nn.LayerNorm) and module.elementwise_affine:
         return 0, -1
@@ -175,7 +175,9 @@ def _silence(module: nn.Module, axis: KeptAxis, dim: int) -> torch.utils.hooks.R
     mask[list(axis.keep)] = 1.0
 
     def mask_input(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0] * mask.reshape(-1, *[1] * (-1 - dim)), *inputs[1:])
+        # A grouped convolution has one group's inputs in its weight: the same in every group.
+        heard = mask.repeat(inputs[0].shape[dim] // axis.size)
+        return (inputs[0] * heard.reshape(-1, *[1] * (-1 - dim)), *inputs[1:])
 
     def normalise(
         norm: nn.LayerNorm, inputs: tuple[torch.Tensor, ...], _: torch.Tensor

@@ -186,3 +186,22 @@ def test_a_step_or_padding_along_features_pins_them(options):
     assert "a convolution slides over this axis" in {
         pin.reason for pin in analyze(model, (noise(2, 3, 6),)).pins
     }
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_inside_groups_where_whole_ones_cannot_go(transposed):
+    """Two groups of 4 that channel shuffle mixes: a channel of each goes, the groups stay."""
+    layer = nn.ConvTranspose2d if transposed else nn.Conv2d
+    grouped = randomised(layer(8, 12, 3, padding=1, groups=2))
+
+    def run(m, x):
+        y = m.a(x)
+        return m.c(m.b(y + y.roll(4, 1)).relu())
+
+    pruned = pruned_like_silenced(net(run, a=conv(3, 8), b=grouped, c=conv(12, 4)), image())
+
+    assert {("a.weight", 0, (1, 5)), ("b.weight", *((0, (1, 5)) if transposed else (1, (1,))))} <= {
+        *slots(pruned, position=1)
+    }
+    assert pruned.model.b.weight.shape[:2] == ((4, 3) if transposed else (6, 2))
+    assert pruned.model.c.weight.shape[1] == 6

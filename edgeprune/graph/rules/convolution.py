@@ -71,8 +71,12 @@ def _convolve(
         for layer in inputs.layers:
             t.read(0, _along(layer, channel, len(x.shape)))
         out = makes
-    else:
+    elif _goes_by_groups(t, inputs, reads, makes, groups):
         out = _grouped(t, inputs, reads, makes, groups, transposed=into == 0)
+    else:
+        out = _within_groups(t, inputs, reads, makes, groups, transposed=into == 0)
+        for layer in inputs.layers:
+            t.read(0, _along(layer, channel, len(x.shape)))
     if bias is not None:
         out = t.meet(out, bias)
     layers = tuple(_along(layer, channel, len(shape)) for layer in out.layers)
@@ -132,6 +136,41 @@ def _weight_layers(t: Trace, weight: Value, into: int, out_of: int) -> tuple[Val
         Value((weight.shape[into],), tuple(found[into])),
         Value((weight.shape[out_of],), tuple(found[out_of])),
     )
+
+
+def _goes_by_groups(t: Trace, inputs: Value, reads: Value, makes: Value, groups: int) -> bool:
+    """Whether whole groups are the units, or else the positions inside them.
+
+    Two groups of a residual width of many are all or nothing; a channel of each is not.
+    """
+    layers = (*inputs.layers, *makes.layers, *reads.layers)
+    sizes = {value.shape[0] for value in (inputs, reads, makes)}
+    if groups in sizes or min(sizes) == 1 or not layers:
+        # One channel in or out a group (depthwise): there is nothing inside one.
+        return True
+    return t.prefers_heads(layers[0], usually=True)
+
+
+def _within_groups(
+    t: Trace, inputs: Value, reads: Value, makes: Value, groups: int, *, transposed: bool
+) -> Value:
+    """A position inside a group is the unit, the same one in every group: the groups stay.
+
+    x (2, 8, 5, 5), weight (12, 2, 3, 3), groups = 4: channels 0, 2, 4, 6 of x with weight[:, 0];
+    rows 1, 4, 7, 10 of the weight go together.
+    """
+    why = "the same position in every group of a grouped convolution"
+    for value in (inputs, reads if transposed else makes):
+        for layer in value.layers:
+            t.tie(layer.reshape(groups, -1), (0,), why)
+    reason = "its width is that of data, or of a fixed reader"
+    if transposed:
+        t.meet(inputs, reads, reason=reason)
+        size = makes.shape[0]
+        return Value((size * groups,), tuple(layer.repeat(groups) for layer in makes.layers))
+    inside = tuple(layer.reshape(groups, -1)[0] for layer in inputs.layers)
+    t.meet(Value((inputs.shape[0] // groups,), inside), reads, reason=reason)
+    return makes
 
 
 def _grouped(
