@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
+from recurrent_oracle import silenced_forward
 from torch import nn
 
 from edgeprune.planning.plan import KeptAxis, Plan
@@ -143,7 +144,11 @@ def eager_silence(model: nn.Module, plan: Plan) -> Iterator[None]:
         (id(names[axis.parameter]), axis.dim): axis for axis in plan.axes if axis.parameter in names
     }
     hooks = []
+    replaced = []
     for path, module in model.named_modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            module.forward = silenced_forward(module, path, axes)
+            replaced.append(module)
         dims = _reads(module)
         if dims is None:
             continue
@@ -155,6 +160,8 @@ def eager_silence(model: nn.Module, plan: Plan) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+        for module in replaced:
+            del module.forward
 
 
 def _reads(module: nn.Module) -> tuple[int, int] | None:
