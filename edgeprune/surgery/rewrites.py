@@ -221,12 +221,11 @@ def repeat_interleave(op: Operation, node: fx.Node) -> None:
 
     Of a single position, the number of copies is what shrinks.
     """
-    if len(node.args) > 2 and node.args[2] is not None and isinstance(node.args[1], int):
-        axis = _integer(node.args[2])
-        if op.before(node.args[0]).shape[axis] == 1:
-            node.update_arg(1, op.shape_after(node)[axis])
+    dim = node.args[2] if len(node.args) > 2 else None
+    copied = isinstance(dim, int) and isinstance(node.args[1], int)
+    if copied and op.before(node.args[0]).shape[_integer(dim)] == 1:
+        node.update_arg(1, op.shape_after(node)[_integer(dim)])
     if isinstance(node.kwargs.get("output_size"), int):
-        dim = node.args[2] if len(node.args) > 2 else 0
         node.update_kwarg("output_size", op.shape_after(node)[_integer(dim or 0)])
 
 

@@ -130,6 +130,11 @@ BY_NUMBER = {
     "scatter_reduce": lambda y, x, s: y.scatter_reduce(1, tokens(y), y.tanh(), "mean"),
     "index_add": lambda y, x, s: torch.zeros(y.shape[0], 3, 6).index_add_(1, TWICE, y),
     "index_copy": lambda y, x, s: torch.zeros_like(y).index_copy(1, ORDER, y.tanh()) + y,
+    "diff": lambda y, x, s: y.diff(dim=1, prepend=s.expand(y.shape[0], 1, 6)),
+    "masks laid together": lambda y, x, s: y.masked_fill((y > 0) & (x[..., :1] > 0), 0.5),
+    "masks by operator": lambda y, x, s: (
+        y * torch.ops.aten.__and__(y > 0, torch.ops.aten.__or__(x[..., :1] > 0, s > 0))
+    ),
     "index_fill": lambda y, x, s: y.index_fill(1, TWICE, 0.25),
     "a parameter for some tokens": lambda y, x, s: written(y, (slice(None), [0, 2]), s),
     "one token of each": lambda y, x, s: written(
@@ -164,6 +169,7 @@ def test_channels_survive_what_tokens_are_indexed_by(name):
         lambda y, x: written(y, x[..., :6] > 0, 0.5),
         lambda y, x: y.scatter(2, x[..., :6].argsort(2), y),
         lambda y, x: y.tril(),
+        lambda y, x: y.diff(dim=2, prepend=x[..., :1]),
     ],
 )
 def test_channels_that_are_indexed_stay(move):

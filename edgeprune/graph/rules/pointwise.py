@@ -13,6 +13,12 @@ aten = torch.ops.aten
 
 # Element by element, although torch does not tag them so: other names of tagged ones, mostly.
 _UNTAGGED = (
+    aten.__and__.Scalar,
+    aten.__and__.Tensor,
+    aten.__or__.Scalar,
+    aten.__or__.Tensor,
+    aten.__xor__.Scalar,
+    aten.__xor__.Tensor,
     aten.absolute.default,
     aten.arccos.default,
     aten.arccosh.default,

@@ -255,3 +255,21 @@ def argsort(t: Trace, x: Value, *args: object, **kwargs: object) -> Value:
 def one_hot(t: Trace, x: Value, count: int = -1) -> Value:
     """A new last dim of classes, which stays: x (2, 5) -> (2, 5, 11)."""
     return Value(t.shape, tuple(layer.unsqueeze(-1) for layer in x.layers))
+
+
+@rule(aten.diff.default)
+def diff(
+    t: Trace,
+    x: Value,
+    times: int = 1,
+    dim: int = -1,
+    before: Value | None = None,
+    after: Value | None = None,
+) -> Value:
+    """Neighbours along `dim` are subtracted, so these stay; along the others all parts meet.
+
+    x (2, 5, 8) along dim 1 -> (2, 4, 8): channel 3 stays channel 3.
+    """
+    axis = dim % len(x.shape)
+    parts = [numbered(t, part, (axis,)) for part in (x, before, after) if part is not None]
+    return t.settle(Value(t.shape, t.meet(*parts).layers))
