@@ -1,49 +1,16 @@
-"""Sizes and positions that are written into the graph, rewritten to what survives.
-
-A rewrite is registered like a rule, by exact overload. It runs on a node of the shrunk graph
-whose inputs or result changed size. Ops without one keep their arguments; the shapes of all
-values are checked afterwards, so an op that would have needed one is found, not guessed.
-"""
+"""Sizes and positions that are written into operators which move or make values."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import TypeAlias
-
 import torch
 from torch import fx
-from torch._ops import OpOverload
 from torch.fx.node import Argument
 
-from edgeprune.errors import InternalError
-from edgeprune.graph.operators import CONVOLUTIONS, TRANSPOSED
 from edgeprune.graph.rules.movement import padded_positions
 from edgeprune.surgery.operation import Operation
+from edgeprune.surgery.rewriting import integer, integers, rewrite
 
 aten = torch.ops.aten
-
-Rewrite: TypeAlias = Callable[[Operation, fx.Node], None]
-
-_REWRITES: dict[OpOverload, Rewrite] = {}
-
-
-def rewrite(*overloads: OpOverload) -> Callable[[Rewrite], Rewrite]:
-    """Register a rewrite for exact overloads."""
-
-    def register(function: Rewrite) -> Rewrite:
-        for overload in overloads:
-            if overload in _REWRITES:
-                raise TypeError(f"rewrite at {overload}: expected one, got a second.")
-            _REWRITES[overload] = function
-        return function
-
-    return register
-
-
-def rewrite_for(target: object) -> Rewrite | None:
-    """The rewrite of an overload, if it needs one."""
-    return _REWRITES.get(target) if isinstance(target, OpOverload) else None
 
 
 @rewrite(
@@ -79,7 +46,7 @@ def sizes_like(op: Operation, node: fx.Node) -> None:
 def unflatten(op: Operation, node: fx.Node) -> None:
     """unflatten(x, -1, [3, 768]) -> unflatten(x, -1, [3, 384])."""
     source = op.before(node.args[0])
-    dim = _integer(node.args[1]) % len(source.shape)
+    dim = integer(node.args[1]) % len(source.shape)
     written = list(node.args[2])  # type: ignore[arg-type]
     node.update_arg(2, op.sizes(node, written, first=dim))
 
@@ -96,7 +63,7 @@ def split(op: Operation, node: fx.Node) -> None:
     """chunk(x, 2, 1) with unequal survivors -> split_with_sizes(x, [3, 5], 1)."""
     source = op.before(node.args[0])
     written = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-    dim = _integer(written) % len(source.shape)
+    dim = integer(written) % len(source.shape)
     if dim not in op.survivors.along(source):
         # The batch may be split: its parts must not be written as numbers.
         return
@@ -110,10 +77,10 @@ def split(op: Operation, node: fx.Node) -> None:
 def select(op: Operation, node: fx.Node) -> None:
     """select(x, 1, 5) where position 5 became position 3 -> select(x, 1, 3)."""
     source = op.before(node.args[0])
-    dim = _integer(node.args[1]) % len(source.shape)
+    dim = integer(node.args[1]) % len(source.shape)
     kept = op.survivors.along(source).get(dim)
     if kept is not None:
-        wanted = _integer(node.args[2]) % source.shape[dim]
+        wanted = integer(node.args[2]) % source.shape[dim]
         node.update_arg(2, int(torch.searchsorted(kept, wanted)))
 
 
@@ -121,7 +88,7 @@ def select(op: Operation, node: fx.Node) -> None:
 def cut(op: Operation, node: fx.Node) -> None:
     """x[:, 4:8] where 2 of the first four and 3 of the next stay -> x[:, 2:5]."""
     source = op.before(node.args[0])
-    dim = _integer(node.args[1] if len(node.args) > 1 else 0) % len(source.shape)
+    dim = integer(node.args[1] if len(node.args) > 1 else 0) % len(source.shape)
     if dim not in op.survivors.along(source):
         return
     positions = op.sources(node, dim)
@@ -137,7 +104,7 @@ def cut(op: Operation, node: fx.Node) -> None:
 @rewrite(aten.channel_shuffle.default, aten.index_select.default)
 def regather(op: Operation, node: fx.Node) -> None:
     """channel_shuffle(x, 2) of 8, 5 kept -> index_select with where each kept one came from."""
-    dim = 1 if node.target is aten.channel_shuffle.default else _integer(node.args[1])
+    dim = 1 if node.target is aten.channel_shuffle.default else integer(node.args[1])
     dim %= len(op.before(node).shape)
     if dim in _changed(op, node):
         op.gather(node, dim, op.sources(node, dim))
@@ -159,7 +126,7 @@ def roll(op: Operation, node: fx.Node) -> None:
     The kept positions come rolled out of index_select; along the other dims the op goes on.
     """
     ndim = len(op.before(node).shape)
-    shifts, dims = _integers(node.args[1]), _integers(node.args[2])
+    shifts, dims = integers(node.args[1]), integers(node.args[2])
     pairs = [(shift, dim % ndim) for shift, dim in zip(shifts, dims, strict=True)]
     changed = _changed(op, node)
     rest = [(shift, dim) for shift, dim in pairs if dim not in changed]
@@ -192,7 +159,7 @@ def pad(op: Operation, node: fx.Node) -> None:
         place = 2 * (len(source.shape) - 1 - dim)
         if place >= len(widths):
             continue
-        before, after = _integer(widths[place]), _integer(widths[place + 1])
+        before, after = integer(widths[place]), integer(widths[place + 1])
         if mode == "constant" and before >= 0 and after >= 0:
             continue
         origin = padded_positions(source.shape[dim], before, after, mode)
@@ -223,17 +190,17 @@ def repeat_interleave(op: Operation, node: fx.Node) -> None:
     """
     dim = node.args[2] if len(node.args) > 2 else None
     copied = isinstance(dim, int) and isinstance(node.args[1], int)
-    if copied and op.before(node.args[0]).shape[_integer(dim)] == 1:
-        node.update_arg(1, op.shape_after(node)[_integer(dim)])
+    if copied and op.before(node.args[0]).shape[integer(dim)] == 1:
+        node.update_arg(1, op.shape_after(node)[integer(dim)])
     if isinstance(node.kwargs.get("output_size"), int):
-        node.update_kwarg("output_size", op.shape_after(node)[_integer(dim or 0)])
+        node.update_kwarg("output_size", op.shape_after(node)[integer(dim or 0)])
 
 
 @rewrite(aten.unfold.default)
 def windows(op: Operation, node: fx.Node) -> None:
     """unfold(x, 1, 4, 4) of 8 positions, half of each window kept -> unfold(x, 1, 2, 2)."""
     source = op.before(node.args[0])
-    dim = _integer(node.args[1]) % len(source.shape)
+    dim = integer(node.args[1]) % len(source.shape)
     if dim in op.survivors.along(source):
         size = op.shape_after(node)[-1]
         node.args = (node.args[0], dim, size, size)
@@ -243,77 +210,12 @@ def windows(op: Operation, node: fx.Node) -> None:
 def squeeze(op: Operation, node: fx.Node) -> None:
     """squeeze(x) of (2, 8, 1, 1) with one channel kept -> squeeze(x, [2, 3]): dim 1 stays."""
     source = op.before(node.args[0])
-    asked = range(len(source.shape)) if len(node.args) < 2 else _integers(node.args[1])
+    asked = range(len(source.shape)) if len(node.args) < 2 else integers(node.args[1])
     dims = {dim % len(source.shape) for dim in asked}
     risky = [dim for dim in dims if dim in op.survivors.along(source)]
     if risky:
         node.target = aten.squeeze.dims
         node.args = (node.args[0], sorted(dim for dim in dims if source.shape[dim] == 1))
-
-
-@rewrite(aten.layer_norm.default)
-def layer_norm(op: Operation, node: fx.Node) -> None:
-    """layer_norm(x, [768]) -> layer_norm(x, [384])."""
-    shape = op.shape_after(node)
-    count = len(list(node.args[1]))  # type: ignore[arg-type]
-    node.update_arg(1, list(shape[len(shape) - count :]))
-
-
-@rewrite(aten.rms_norm.default)
-def rms_norm(op: Operation, node: fx.Node) -> None:
-    """rms_norm(x, [8], w, eps), 4 kept -> rms_norm(x, [4], w, eps * 2) * sqrt(2).
-
-    Exact: sum / 8 + eps = (sum / 4 + eps * 8 / 4) * 4 / 8, and the root of 8 / 4 goes outside.
-    """
-    shape, source = op.shape_after(node), op.before(node.args[0])
-    first = len(shape) - len(list(node.args[1]))  # type: ignore[arg-type]
-    more = math.prod(source.shape[first:]) / math.prod(shape[first:])
-    node.update_arg(1, list(shape[first:]))
-    if more != 1.0:
-        node.update_arg(3, float(node.args[3]) * more)  # type: ignore[arg-type]
-        op.scale(node, math.sqrt(more))
-
-
-@rewrite(aten.group_norm.default)
-def group_norm(op: Operation, node: fx.Node) -> None:
-    """group_norm(x, 8) with half of the groups kept -> group_norm(x, 4); one group stays one."""
-    if node.args[1] != 1:
-        node.update_arg(1, _share(op, node, _integer(node.args[1]), channel=1))
-
-
-@rewrite(*CONVOLUTIONS, *TRANSPOSED)
-def groups(op: Operation, node: fx.Node) -> None:
-    """conv2d(..., groups=8) with 6 of 8 channels kept -> groups=6; groups=1 stays.
-
-    The number of groups is the width over what one group has of it, dim 1 of the weight: with
-    8 of 16 channels left, 1 of 2 in each group, there are 8 groups as before.
-    """
-    if len(node.args) > 6 and node.args[6] != 1:
-        weight = op.survivors.shape(op.before(node.args[1]))
-        divided = op.shape_after(node) if node.target in TRANSPOSED else _shape(op, node.args[0])
-        node.update_arg(6, _counted(op, node, node.args[6], divided[1 - len(weight)], weight[1]))
-
-
-@rewrite(aten.mean.dim, aten.mean.default)
-def mean(op: Operation, node: fx.Node) -> None:
-    """mean over 8 channels, 5 kept -> mean * 5 / 8: the sum of the kept over the dense count."""
-    source = op.before(node.args[0])
-    dims = list(node.args[1]) if len(node.args) > 1 and node.args[1] else range(len(source.shape))  # type: ignore[arg-type]
-    kept = op.survivors.along(source)
-    factor = 1.0
-    for dim in (int(d) % len(source.shape) for d in dims):
-        if dim in kept:
-            factor *= len(kept[dim]) / source.shape[dim]
-    if factor != 1.0:
-        op.scale(node, factor)
-
-
-@rewrite(aten.scaled_dot_product_attention.default)
-def attention(op: Operation, node: fx.Node) -> None:
-    """A narrower head dim keeps the dense scale, written out."""
-    query = op.before(node.args[0])
-    if len(query.shape) - 1 in op.survivors.along(query) and node.kwargs.get("scale") is None:
-        node.update_kwarg("scale", float(query.shape[-1]) ** -0.5)
 
 
 def _changed(op: Operation, node: fx.Node) -> set[int]:
@@ -325,41 +227,3 @@ def _changed(op: Operation, node: fx.Node) -> set[int]:
 def _changed_in(op: Operation, node: fx.Node) -> set[int]:
     """Dims of the result that lost some."""
     return set(op.survivors.along(op.before(node)))
-
-
-def _share(op: Operation, node: fx.Node, written: Argument, channel: int) -> Argument:
-    """The number of groups that stays: 8 groups of 16 channels, 6 channels kept -> 3."""
-    source = op.before(node.args[0])
-    count = op.dense_number(written) if isinstance(written, fx.Node) else _integer(written)
-    a_group = source.shape[channel] // count
-    return _counted(op, node, written, op.survivors.shape(source)[channel], a_group)
-
-
-def _counted(
-    op: Operation, node: fx.Node, written: Argument, channels: int, a_group: int
-) -> Argument:
-    """`written` groups as `channels` of `a_group` each have them."""
-    kept, rest = divmod(channels, a_group)
-    if rest:
-        raise InternalError(
-            f"surgery at {node.name}: expected whole groups of {a_group}, got {channels} channels.",
-            where=node.name,
-        )
-    if isinstance(written, fx.Node):
-        return written if op.number(written) == kept else op.scaled(node, written, kept)
-    return kept
-
-
-def _shape(op: Operation, argument: Argument) -> tuple[int, ...]:
-    """Shape of an operand after surgery."""
-    return op.survivors.shape(op.before(argument))
-
-
-def _integers(argument: object) -> list[int]:
-    return [_integer(a) for a in (argument if isinstance(argument, list | tuple) else [argument])]
-
-
-def _integer(argument: object) -> int:
-    if not isinstance(argument, int):
-        raise InternalError(f"surgery: expected a written integer, got {argument!r}.")
-    return argument

@@ -17,11 +17,15 @@ from edgeprune.graph.observe import Fact, TensorFact, observe
 from edgeprune.graph.propagate import Labelled
 from edgeprune.planning.allocate import Request
 from edgeprune.planning.plan import KeptAxis, Plan, make_plan
+from edgeprune.surgery import rewrites, rewrites_readers
 from edgeprune.surgery.operation import Operation
-from edgeprune.surgery.rewrites import rewrite_for
+from edgeprune.surgery.rewriting import rewrite_for
 from edgeprune.surgery.survivors import Survivors, WholeUnits, survivors, whole_units
 
 aten = torch.ops.aten
+
+REWRITES = (rewrites, rewrites_readers)
+"""Importing these modules registered what they rewrite."""
 
 
 def shrink(analysis: Analysis, plan: Plan) -> CapturedModule:

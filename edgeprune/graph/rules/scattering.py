@@ -118,7 +118,7 @@ def index_add(t: Trace, x: Value, dim: int, index: Value, source: Value, **kwarg
 
 @rule(aten.index_fill.int_Scalar, aten.index_fill.int_Tensor)
 def index_fill(t: Trace, x: Value, dim: int, index: Value, value: object) -> Value:
-    """As `index_add`, with one number for all."""
+    """As `index_add`, with one number for all: x (2, 9, 8), rows 0 and 4 of dim 1 -> 0."""
     t.pin(index, "its positions are read by number", by_nature=True)
     axis = dim % len(x.shape)
     here = numbered(t, x, (axis,))
