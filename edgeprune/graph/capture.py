@@ -18,8 +18,14 @@ from torch.export.dynamic_shapes import ShapesCollection
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import ModelNotSupported, UsageError
+from edgeprune.graph.comparison import (
+    at_another_batch,
+    compare,
+    takes_another_batch,
+    treats_samples_alike,
+)
 from edgeprune.graph.exported import as_captured, from_exported, is_exported
-from edgeprune.graph.inputs import Inputs, clone, grow_batch, is_batched, resize_batch, vary
+from edgeprune.graph.inputs import Inputs, clone, grow_batch, is_batched
 from edgeprune.graph.module import CapturedModule
 from edgeprune.graph.observe import Facts, observe
 from edgeprune.graph.provenance import error_line, keep_only_provenance, module_path
@@ -27,9 +33,6 @@ from edgeprune.graph.quiet import quietly
 from edgeprune.recipe.trial import same_buffers
 
 _BATCH_FIXED = "dynamic batch: the model fixes its batch size, so the graph does too"
-
-# Capture runs the same kernels as eager; a larger difference means a baked value.
-_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,21 +67,22 @@ def capture(
 
     A graph that torch.export made already (`ep.module()`) is taken as it is.
     Raises `ModelNotSupported` when torch.export refuses the model, or when the captured graph and
-    eager differ on two inputs or on another batch size.
+    eager differ on the example or on a second input; where the batch is dynamic both are samples
+    of one run with another batch size.
     """
     _require_weights(model)
     given = Inputs(args=_as_args(args), kwargs=dict(kwargs or {}))
     if isinstance(model, CapturedModule):
-        return _recapture(copy.deepcopy(model), given, dynamic_batch, _takes_another_batch)
+        return _recapture(copy.deepcopy(model), given, dynamic_batch, takes_another_batch)
     if is_exported(model):
-        return _recapture(from_exported(model), given, dynamic_batch, _treats_samples_alike)
+        return _recapture(from_exported(model), given, dynamic_batch, treats_samples_alike)
     with _eval_mode(model), torch.no_grad():
-        free = dynamic_batch and _takes_another_batch(model, given)
-        inputs = grow_batch(given) if free else given
-        program, is_dynamic = _export(model, inputs, free)
+        other = at_another_batch(model, given) if dynamic_batch else None
+        inputs = given if other is None else grow_batch(given)
+        program, is_dynamic = _export(model, inputs, other is not None)
         module = as_captured(program.module(check_guards=False), model)
         lost = _lost(model, module, dynamic_batch and not is_dynamic)
-        facts = _compare(model, module, inputs, is_dynamic)
+        facts = compare(model, module, inputs, other if is_dynamic else None)
     keep_only_provenance(module.graph)
     return Captured(
         module=module,
@@ -121,8 +125,9 @@ def _recapture(
     with torch.no_grad():
         free = dynamic_batch and is_free(module, given)
     inputs = grow_batch(given) if free else given
+    copies = clone(inputs)
     with same_buffers(module):
-        _, facts = observe(module, *_pair(clone(inputs)))
+        _, facts = observe(module, copies.args, copies.kwargs)
     return Captured(
         module=module,
         args=inputs.args,
@@ -130,44 +135,6 @@ def _recapture(
         facts=facts,
         dynamic_batch=free,
         lost=(_BATCH_FIXED,) if dynamic_batch and not free else (),
-    )
-
-
-def _takes_another_batch(model: nn.Module, given: Inputs) -> bool:
-    """Whether the model runs with one sample more than the example has."""
-    if given.batch_size is None:
-        return False
-    trial = clone(resize_batch(given, given.batch_size + 1))
-    try:
-        with same_buffers(model):
-            model(*trial.args, **trial.kwargs)
-    except Exception:  # whatever the user's code raises there, it says no
-        return False
-    return True
-
-
-def _treats_samples_alike(module: nn.Module, given: Inputs) -> bool:
-    """Whether one more sample leaves what the graph gives for the others as it was.
-
-    A graph may run on another batch and still have one baked into a `view` or an `expand`.
-    """
-    size = given.batch_size
-    if size is None or not _takes_another_batch(module, given):
-        return False
-    few, many = clone(given), clone(resize_batch(given, size + 1))
-    with same_buffers(module):
-        ours = pytree.tree_leaves(module(*few.args, **few.kwargs))
-    with same_buffers(module):
-        theirs = pytree.tree_leaves(module(*many.args, **many.kwargs))
-    tensors = [
-        (one, other)
-        for one, other in zip(ours, theirs, strict=True)
-        if is_batched(one, size) and isinstance(other, torch.Tensor)
-    ]
-    return all(
-        other.shape == (size + 1, *one.shape[1:])
-        and relative_error(one, other[:size]) <= _TOLERANCE
-        for one, other in tensors
     )
 
 
@@ -247,65 +214,6 @@ def is_dynamic(program: ExportedProgram) -> bool:
         if isinstance(value, torch.Tensor)
         for size in value.shape
     )
-
-
-def _pair(inputs: Inputs) -> tuple[tuple[object, ...], dict[str, object]]:
-    return inputs.args, inputs.kwargs
-
-
-def _compare(model: nn.Module, module: CapturedModule, inputs: Inputs, is_dynamic: bool) -> Facts:
-    """Eager against the graph on the example, on a second input, on another batch size."""
-    trials = [("the example", inputs), ("a second input", vary(inputs, seed=1))]
-    if is_dynamic and inputs.batch_size is not None:
-        other = resize_batch(vary(inputs, seed=2), inputs.batch_size + 1)
-        trials.append((f"batch {inputs.batch_size + 1}", other))
-    facts: Facts | None = None
-    for name, trial in trials:
-        one, two = clone(trial), clone(trial)
-        with same_buffers(model):
-            expected = pytree.tree_leaves(model(*one.args, **one.kwargs))
-        with same_buffers(model):
-            got, observed = observe(module, *_pair(two))
-        facts = observed if facts is None else facts
-        _require_same(expected, list(got), name, type(model).__name__)
-    if facts is None:
-        raise AssertionError("the example is always compared")
-    return facts
-
-
-def _require_same(expected: list[object], got: list[object], trial: str, name: str) -> None:
-    tensors = [leaf for leaf in expected if isinstance(leaf, torch.Tensor)]
-    found = [leaf for leaf in got if isinstance(leaf, torch.Tensor)]
-    if len(tensors) != len(found):
-        raise ModelNotSupported(
-            f"capture at {name} on {trial}: expected {len(tensors)} output tensors as in eager, "
-            f"got {len(found)}. Return the same structure for every input."
-        )
-    for index, (want, have) in enumerate(zip(tensors, found, strict=True)):
-        if want.shape != have.shape:
-            raise ModelNotSupported(
-                f"capture at {name}, output {index} on {trial}: expected shape "
-                f"{tuple(want.shape)} as in eager, got {tuple(have.shape)}. "
-                "A size was baked in; avoid int(x.shape[0]) in the model."
-            )
-        error = relative_error(want, have)
-        if not error <= _TOLERANCE:
-            raise ModelNotSupported(
-                f"capture at {name}, output {index} on {trial}: expected eager's values within "
-                f"{_TOLERANCE:g} of their standard deviation, got an error of {error:.3g}. "
-                "The model is not deterministic in eval mode, or bakes a value of its input."
-            )
-
-
-def relative_error(want: torch.Tensor, have: torch.Tensor) -> float:
-    """max |want - have| / standard deviation of `want`, of its size where it does not vary."""
-    if want.numel() == 0 or torch.equal(want, have):
-        return 0.0
-    if not want.is_floating_point():
-        return float("inf")
-    spread = want.double().std().item() if want.numel() > 1 else 0.0
-    worst = (want.double() - have.double()).abs().max().item()
-    return worst / (spread or max(want.double().abs().max().item(), 1e-30))
 
 
 def _lost(model: nn.Module, module: CapturedModule, batch_fixed: bool) -> tuple[str, ...]:

@@ -61,6 +61,7 @@ def as_captured(module: fx.GraphModule, original: nn.Module | None) -> CapturedM
 
     original: the module that was exported; None where it is not known.
     """
+    # CapturedModule() writes the code of the graph as it is then; no need to do it before.
     inline_regions(module)
     for node in list(module.graph.nodes):
         if node.target in _NOTES or node.target == _GUARDS_FUNCTION:
@@ -72,4 +73,5 @@ def as_captured(module: fx.GraphModule, original: nn.Module | None) -> CapturedM
     captured.training = False
     drop_unread(captured)
     add_training_flags(captured, original)
+    captured.recompile()
     return captured

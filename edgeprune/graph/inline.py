@@ -34,7 +34,6 @@ def inline_regions(module: fx.GraphModule) -> None:
         if region is None:
             break
         _inline(module, region)
-    module.recompile()
 
 
 def _inline(module: fx.GraphModule, region: fx.Node) -> None:

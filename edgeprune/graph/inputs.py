@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch.utils import _pytree as pytree
@@ -86,6 +87,22 @@ def vary(inputs: Inputs, seed: int) -> Inputs:
         return tensor.reshape(-1)[order].reshape(tensor.shape)
 
     return map_tensors(inputs, change)
+
+
+def vary_but_first(inputs: Inputs, seed: int) -> Inputs:
+    """`vary`, but the first sample of every batched tensor stays as it is."""
+    batch = inputs.batch_size
+    given = iter(pytree.tree_leaves((inputs.args, inputs.kwargs)))
+
+    def first(varied: object) -> object:
+        own = next(given)
+        if not isinstance(own, torch.Tensor) or not is_batched(own, batch):
+            return varied
+        return torch.cat([own[:1], cast(torch.Tensor, varied)[1:]])
+
+    other = vary(inputs, seed)
+    args, kwargs = pytree.tree_map(first, (other.args, other.kwargs))
+    return Inputs(args=args, kwargs=kwargs)
 
 
 def _structured(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

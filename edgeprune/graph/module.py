@@ -69,11 +69,12 @@ def trains(node: fx.Node) -> bool:
 
 
 def add_training_flags(module: CapturedModule, original: nn.Module | None) -> None:
-    """Make batch_norm, dropout and recurrent nodes read `training` of their submodule (in place).
+    """Make batch_norm, dropout and recurrent nodes read `training` of their submodule.
 
-    A BatchNorm whose mode is written into the code (`F.batch_norm(x, m, v)` in a frozen variant)
-    is left as it is: only nodes of real BatchNorm modules follow `train()`. Where the original is
-    not known (None), every batch_norm with running statistics counts as a real one.
+    In place; the caller recompiles. A BatchNorm whose mode is written into the code
+    (`F.batch_norm(x, m, v)` in a frozen variant) is left as it is: only nodes of real BatchNorm
+    modules follow `train()`. Where the original is not known (None), every batch_norm with running
+    statistics counts as a real one.
     """
     for node in list(module.graph.nodes):
         if node.target is aten.batch_norm.default:
@@ -95,14 +96,14 @@ def add_training_flags(module: CapturedModule, original: nn.Module | None) -> No
             # create_node, as get_attr() warns of anything but tensors.
             flag = module.graph.create_node("get_attr", f"{path}.training" if path else "training")
         node.update_arg(position, flag)
-    module.recompile()
 
 
 def drop_unread(module: CapturedModule) -> None:
-    """Delete tensors of submodules that the graph never reads, e.g. auxiliary heads (in place).
+    """Delete tensors of submodules that the graph never reads, e.g. auxiliary heads.
 
-    A tensor beside one that is read stays (`num_batches_tracked`), and so does a second name of
-    a tied tensor, so that the state dict keeps its names.
+    In place; the caller recompiles. A tensor beside one that is read stays
+    (`num_batches_tracked`), and so does a second name of a tied tensor, so that the state dict
+    keeps its names.
     """
     readers = [node for node in module.graph.nodes if node.op == "get_attr"]
     read = [node for node in readers if node.users]
@@ -115,7 +116,6 @@ def drop_unread(module: CapturedModule) -> None:
             continue
         module.graph.erase_node(node)
         delattr(module.get_submodule(path), name)
-    module.recompile()
 
 
 def _batch_norm_path(node: fx.Node, original: nn.Module | None) -> str | None:

@@ -18,7 +18,8 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.fx.node import Argument
 
-from edgeprune.graph.capture import Captured, relative_error
+from edgeprune.graph.capture import Captured
+from edgeprune.graph.comparison import relative_error
 from edgeprune.graph.inputs import Inputs, clone, resize_batch
 from edgeprune.graph.module import CapturedModule
 from edgeprune.graph.observe import TensorFact, observe

@@ -1,0 +1,165 @@
+"""The captured graph against eager: on two inputs, and on another batch size where it is free.
+
+Captured once, compared always: export bakes in what it takes for constant, and says nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from edgeprune.errors import ModelNotSupported
+from edgeprune.graph.hints import hinted_facts
+from edgeprune.graph.inputs import (
+    Inputs,
+    clone,
+    is_batched,
+    resize_batch,
+    vary,
+    vary_but_first,
+)
+from edgeprune.graph.module import CapturedModule
+from edgeprune.graph.observe import Facts, observe
+from edgeprune.recipe.trial import same_buffers
+
+# Capture runs the same kernels as eager; a larger difference means a baked value.
+_TOLERANCE = 1e-4
+
+
+def takes_another_batch(model: nn.Module, given: Inputs) -> bool:
+    """Whether the model runs with one sample more than the example has."""
+    if given.batch_size is None:
+        return False
+    trial = clone(resize_batch(given, given.batch_size + 1))
+    try:
+        with same_buffers(model):
+            model(*trial.args, **trial.kwargs)
+    except Exception:  # whatever the user's code raises there, it says no
+        return False
+    return True
+
+
+def treats_samples_alike(module: nn.Module, given: Inputs) -> bool:
+    """Whether one more sample leaves what the graph gives for the others as it was.
+
+    A graph may run on another batch and still have one baked into a `view` or an `expand`.
+    """
+    size = given.batch_size
+    if size is None or not takes_another_batch(module, given):
+        return False
+    few, many = clone(given), clone(resize_batch(given, size + 1))
+    with same_buffers(module):
+        ours = pytree.tree_leaves(module(*few.args, **few.kwargs))
+    with same_buffers(module):
+        theirs = pytree.tree_leaves(module(*many.args, **many.kwargs))
+    tensors = [
+        (one, other)
+        for one, other in zip(ours, theirs, strict=True)
+        if is_batched(one, size) and isinstance(other, torch.Tensor)
+    ]
+    return all(
+        other.shape == (size + 1, *one.shape[1:])
+        and relative_error(one, other[:size]) <= _TOLERANCE
+        for one, other in tensors
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Inputs, and what eager gives for them, flat."""
+
+    inputs: Inputs
+    expected: list[object]
+
+
+def _eager(model: nn.Module, inputs: Inputs) -> list[object]:
+    copies = clone(inputs)
+    with same_buffers(model):
+        return pytree.tree_leaves(model(*copies.args, **copies.kwargs))
+
+
+def at_another_batch(model: nn.Module, given: Inputs) -> Trial | None:
+    """Eager with one sample more than the graph is traced with; None where it takes no other batch.
+
+    The first sample is the example's, the others are other values: one run says whether the batch
+    is free and what the graph has to give for two inputs and another batch size.
+    """
+    if given.batch_size is None:
+        return None
+    larger = resize_batch(given, max(given.batch_size, 2) + 1)
+    inputs = vary_but_first(larger, seed=1)
+    try:
+        return Trial(inputs, _eager(model, inputs))
+    except Exception:  # whatever the user's code raises there
+        if takes_another_batch(model, given):
+            raise  # the values, not the batch: eager itself does not take them
+        return None
+
+
+def compare(model: nn.Module, module: CapturedModule, inputs: Inputs, other: Trial | None) -> Facts:
+    """The graph against eager on `other`; without, on the example and on a second input.
+
+    Gives the facts at `inputs`.
+    """
+    name = type(model).__name__
+    if other is not None:
+        with same_buffers(model):
+            got, seen = observe(module, *_pair(other.inputs))
+        _require_same(other.expected, list(got), f"batch {other.inputs.batch_size}", name)
+        facts = hinted_facts(module, seen)
+        if facts is not None:
+            return facts
+    expected = _eager(model, inputs)
+    with same_buffers(model):
+        got, facts = observe(module, *_pair(inputs))
+    _require_same(expected, list(got), "the example", name)
+    if other is None:
+        second = vary(inputs, seed=1)
+        expected = _eager(model, second)
+        with same_buffers(model):
+            got, _ = observe(module, *_pair(second))
+        _require_same(expected, list(got), "a second input", name)
+    return facts
+
+
+def _require_same(expected: list[object], got: list[object], trial: str, name: str) -> None:
+    tensors = [leaf for leaf in expected if isinstance(leaf, torch.Tensor)]
+    found = [leaf for leaf in got if isinstance(leaf, torch.Tensor)]
+    if len(tensors) != len(found):
+        raise ModelNotSupported(
+            f"capture at {name} on {trial}: expected {len(tensors)} output tensors as in eager, "
+            f"got {len(found)}. Return the same structure for every input."
+        )
+    for index, (want, have) in enumerate(zip(tensors, found, strict=True)):
+        if want.shape != have.shape:
+            raise ModelNotSupported(
+                f"capture at {name}, output {index} on {trial}: expected shape "
+                f"{tuple(want.shape)} as in eager, got {tuple(have.shape)}. "
+                "A size was baked in; avoid int(x.shape[0]) in the model."
+            )
+        error = relative_error(want, have)
+        if not error <= _TOLERANCE:
+            raise ModelNotSupported(
+                f"capture at {name}, output {index} on {trial}: expected eager's values within "
+                f"{_TOLERANCE:g} of their standard deviation, got an error of {error:.3g}. "
+                "The model is not deterministic in eval mode, or bakes a value of its input."
+            )
+
+
+def relative_error(want: torch.Tensor, have: torch.Tensor) -> float:
+    """max |want - have| / standard deviation of `want`, of its size where it does not vary."""
+    if want.numel() == 0 or torch.equal(want, have):
+        return 0.0
+    if not want.is_floating_point():
+        return float("inf")
+    spread = want.double().std().item() if want.numel() > 1 else 0.0
+    worst = (want.double() - have.double()).abs().max().item()
+    return worst / (spread or max(want.double().abs().max().item(), 1e-30))
+
+
+def _pair(inputs: Inputs) -> tuple[tuple[object, ...], dict[str, object]]:
+    copies = clone(inputs)
+    return copies.args, copies.kwargs

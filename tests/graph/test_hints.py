@@ -1,0 +1,78 @@
+"""Facts read from export's notes, and what capture compares with eager."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_nets import conv, image, net
+from torch import nn
+
+from edgeprune.errors import ModelNotSupported
+from edgeprune.graph.capture import capture
+from edgeprune.graph.hints import hinted_facts
+from edgeprune.graph.inputs import Inputs, vary_but_first
+from edgeprune.graph.observe import TensorFact, observe
+
+
+def shapely():
+    """Sizes that are fixed, that follow from the batch, and results in a tuple."""
+
+    def run(m, x):
+        one, two = torch.relu(m.n(m.a(x))).chunk(2, 1)
+        return m.h((one + two).flatten(2).mean(2).reshape(x.shape[0] * 2, 2).reshape(-1, 4))
+
+    return net(run, a=conv(3, 8), n=nn.BatchNorm2d(8), h=nn.Linear(4, 5))
+
+
+def test_facts_without_a_run_are_those_of_a_run():
+    """What export noted gives every node the shape and dtype that a run at the example gives."""
+    captured = capture(shapely(), (image(),))
+    _, run = observe(captured.module, captured.args, dict(captured.kwargs))
+    assert captured.dynamic_batch
+    assert dict(captured.facts) == dict(run)
+
+
+def test_facts_need_a_note_of_every_node():
+    """After the notes are dropped there is nothing to read: no facts, not old ones."""
+    captured = capture(shapely(), (image(),))
+    assert hinted_facts(captured.module, captured.facts) is None
+
+
+def test_a_note_that_a_run_contradicts_is_not_believed():
+    """A fixed size must be the same in the run at another batch size, and so must the dtype."""
+    model = torch.export.export(nn.Linear(3, 4), (torch.ones(2, 3),)).module(check_guards=False)
+    seen = {}
+    for node in model.graph.nodes:
+        if isinstance(node.meta.get("val"), torch.Tensor):
+            seen[node.name] = TensorFact(tuple(node.meta["val"].shape), node.meta["val"].dtype)
+    assert hinted_facts(model, seen) is not None
+    last = [n.name for n in model.graph.nodes if n.op == "call_function"][-1]
+    for wrong in (TensorFact((2, 5), torch.float32), TensorFact((2, 4), torch.float64)):
+        assert hinted_facts(model, {**seen, last: wrong}) is None
+
+
+def test_a_value_of_the_example_that_is_baked_in_is_found_at_another_batch():
+    """A number read off the example is right for it alone: other samples tell."""
+
+    def run(m, x):
+        return m.a(x) * (1.0 + len(str(float(x.detach().sum()))))
+
+    def baked(m, x):
+        found = [t for t in (x,) if not torch.compiler.is_exporting()]
+        return m.a(x) * (2.0 if found else 3.0)
+
+    with pytest.raises(ModelNotSupported):
+        capture(net(run, a=conv(3, 4)), (image(),))
+    with pytest.raises(ModelNotSupported, match="batch 3"):
+        capture(net(baked, a=conv(3, 4)), (image(),))
+
+
+def test_the_first_sample_stays_and_the_others_vary():
+    """Row 0 of each batched tensor is the example's; rows differ; what is not batched varies."""
+    x, scale = torch.ones(3, 4) + torch.arange(4.0), torch.arange(5.0)
+    varied = vary_but_first(Inputs(args=(x,), kwargs={"scale": scale}), seed=1)
+    new = varied.args[0]
+    assert torch.equal(new[0], x[0])
+    assert not torch.equal(new[1], x[1])
+    assert not torch.equal(new[1], new[2])
+    assert not torch.equal(varied.kwargs["scale"], scale)
