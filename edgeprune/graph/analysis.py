@@ -13,6 +13,7 @@ from edgeprune.errors import UsageError
 from edgeprune.graph.capture import Captured, capture
 from edgeprune.graph.fold import fold
 from edgeprune.graph.groups import Group, Pin, TensorShape, Unit
+from edgeprune.graph.labels import identity
 from edgeprune.graph.module import first_names
 from edgeprune.graph.policy import resolve
 from edgeprune.graph.propagate import Walk, layers_of
@@ -91,16 +92,13 @@ class Analysis:
 
         `removed` maps a group's name to a boolean mask over its units, True = goes.
         """
-        gone = np.zeros((len(self.groups) + 1, self._widest + 1), dtype=bool)
+        widest = max((group.width for group in self.groups), default=0)
+        gone = np.zeros((len(self.groups) + 1, widest + 1), dtype=bool)
         for index, group in enumerate(self.groups):
             if group.name in removed:
                 gone[index, : group.width] = removed[group.name]
         # Labels without a unit have group and unit -1: the last row and column, never gone.
         return ~gone[self.partition.group_of_label, self.partition.unit_of_label]
-
-    @property
-    def _widest(self) -> int:
-        return max((group.width for group in self.groups), default=0)
 
     def spare(
         self,
@@ -114,14 +112,15 @@ class Analysis:
         """
         result = {name: mask.copy() for name, mask in removed.items()}
         layers = {
-            (layer.data_ptr(), tuple(layer.shape), layer.stride()): layer
+            identity(layer): layer
             for value in self.walk.values.values()
             for layer in layers_of(value)
         }
+        kept = self.kept_labels(result)
         for layer in layers.values():
-            flat = np.unique(layer.numpy())
-            if self.kept_labels(result)[flat].any() if self._loses(flat, result) else True:
+            if kept[layer.numpy()].any():
                 continue
+            flat = np.unique(layer.numpy())
             best = max(
                 flat,
                 key=lambda label: scores[self._group_name(label)][
@@ -130,18 +129,11 @@ class Analysis:
             )
             unit = self.partition.unit_of_label[best]
             result[self._group_name(best)][unit] = False
+            kept = self.kept_labels(result)
         return result
 
     def _group_name(self, label: int) -> str:
         return self.groups[int(self.partition.group_of_label[label])].name
-
-    def _loses(self, labels: NDArray[np.int64], removed: Mapping[str, NDArray[np.bool_]]) -> bool:
-        """Cheap first look: all of these labels are removable and the first one goes."""
-        first = int(labels[0])
-        group = int(self.partition.group_of_label[first])
-        if group < 0:
-            return False
-        return bool(removed[self.groups[group].name][self.partition.unit_of_label[first]])
 
 
 def analyze(

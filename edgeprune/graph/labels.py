@@ -58,6 +58,11 @@ def varying(layer: torch.Tensor) -> tuple[int, ...]:
     return tuple(dim for dim, size in enumerate(layer.shape) if size > 1)
 
 
+def identity(layer: torch.Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Equal for two layers that are the same view of the same storage, while both are alive."""
+    return layer.data_ptr(), tuple(layer.shape), layer.stride()
+
+
 @dataclass(slots=True)
 class Labels:
     """The record of one walk. Mutable: rules add to it through `Trace`."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from edgeprune.graph.groups import Group, Pin, SlotTable
-from edgeprune.graph.labels import Axis, Cause, Labels, varying
+from edgeprune.graph.labels import Axis, Cause, Labels, identity, varying
 from edgeprune.graph.module import CapturedModule, attribute
 from edgeprune.graph.operators import CONVOLUTIONS, cell_parameters
 from edgeprune.graph.propagate import Walk
@@ -37,14 +37,16 @@ def settle_boxes(found: Walk) -> NDArray[np.int64]:
     itself does not decide (attention ties heads), the side with more units is the one that
     stays divisible.
     """
+    # The same box stands at many nodes: every view and pointwise operator passes it on.
+    boxes = {identity(layer): layer for _, layer in found.boxes}
     while True:
         classes = found.labels.classes()
         before = found.labels.joins()
-        fixed = np.isin(classes, np.fromiter(_pin_reasons(found.labels, classes), dtype=np.int64))
+        fixed = _reasons(found.labels, classes).of_class[classes] >= 0
         # What is pinned stays whatever its class: one number for all of it.
         seen = np.where(fixed, -1, classes)
         busy: set[int] = set()
-        for _, layer in found.boxes:
+        for layer in boxes.values():
             table = seen[layer.numpy()]
             own = set(np.unique(table).tolist())
             # Two boxes of the same units must not choose in the same round: the second one's
@@ -90,17 +92,12 @@ def partition(found: Walk, module: CapturedModule) -> Partition:
     the same width: they form a group.
     """
     classes = settle_boxes(found)
-    signatures = _signatures(found.labels, classes)
-    reasons = _pin_reasons(found.labels, classes)
+    reasons = _reasons(found.labels, classes)
     ranks = _ranks(module)
     redefined = _redefinitions(found, classes)
     depthwise = _depthwise_weights(module)
     gated = {str(p.target) for node in module.graph.nodes for p in cell_parameters(node)}
-    members: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-    for cls, signature in signatures.items():
-        if cls not in reasons:
-            members[signature].append(cls)
-
+    members = _members(found.labels, classes, reasons)
     pins = _pins(found.labels, classes, reasons, ranks)
     place = np.full((2, int(classes.max()) + 1), -1, dtype=np.int64)
     offered: list[tuple[tuple[tuple[int, int], ...], list[int]]] = []
@@ -114,7 +111,7 @@ def partition(found: Walk, module: CapturedModule) -> Partition:
     names: set[str] = set()
     groups = []
     for index, (signature, units) in enumerate(offered):
-        tables = _tables(found.labels.axes, signature, group_of == index, unit_of)
+        tables = _tables(found.labels.axes, signature, group_of, unit_of, index)
         nodes = dict.fromkeys(name for cls in units for name in redefined.get(cls, ()))
         groups.append(
             Group(
@@ -129,33 +126,58 @@ def partition(found: Walk, module: CapturedModule) -> Partition:
     return Partition(tuple(groups), tuple(pins), group_of, unit_of)
 
 
-def _signatures(
-    labels: Labels, classes: NDArray[np.int64]
-) -> dict[int, tuple[tuple[int, int], ...]]:
-    """Per class, its (axis index, number of positions) pairs; classes by first position."""
-    entries: dict[int, list[tuple[int, int]]] = {}
-    for index, axis in enumerate(labels.axes):
-        if not axis.is_parameter:
-            continue
-        own = classes[axis.first_label : axis.first_label + axis.size]
-        found, first, counts = np.unique(own, return_index=True, return_counts=True)
-        for position in np.argsort(first):
-            entries.setdefault(int(found[position]), []).append((index, int(counts[position])))
-    return {cls: tuple(pairs) for cls, pairs in entries.items()}
+def _members(
+    labels: Labels, classes: NDArray[np.int64], reasons: _Reasons
+) -> dict[tuple[tuple[int, int], ...], list[int]]:
+    """Classes that are not pinned by signature: their (axis index, number of positions) pairs.
+
+    Signatures and the classes of each in the order of their first position in a parameter.
+    """
+    sizes = [axis.size if axis.is_parameter else 0 for axis in labels.axes]
+    index = np.repeat(np.arange(len(sizes)), sizes)
+    place = np.concatenate(
+        [np.zeros(0, dtype=np.int64)]
+        + [np.arange(a.first_label, a.first_label + a.size) for a in labels.axes if a.is_parameter]
+    )
+    free = reasons.of_class[classes[place]] < 0
+    index, cls = index[free], classes[place[free]]
+    # One pair a class and axis, sorted by class and then by axis.
+    pairs, first, counts = np.unique(
+        cls * len(sizes) + index, return_index=True, return_counts=True
+    )
+    owner, axis = np.divmod(pairs, max(len(sizes), 1))
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    ends = np.append(starts[1:], len(owner))
+    rows = np.stack([axis, counts], axis=1)
+    members: dict[bytes, tuple[int, int, list[int]]] = {}
+    # `first` of a class's first axis is its first position of all.
+    for number in np.argsort(first[starts]):
+        low, high = int(starts[number]), int(ends[number])
+        entry = members.setdefault(rows[low:high].tobytes(), (low, high, []))
+        entry[2].append(int(owner[low]))
+    return {
+        tuple((int(a), int(n)) for a, n in rows[low:high]): units
+        for low, high, units in members.values()
+    }
 
 
-def _pin_reasons(labels: Labels, classes: NDArray[np.int64]) -> dict[int, Cause]:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reasons:
+    """Why classes are pinned: per class an index into `causes`, -1 where it is not."""
+
+    of_class: NDArray[np.int64]
+    causes: tuple[Cause, ...]
+
+
+def _reasons(labels: Labels, classes: NDArray[np.int64]) -> _Reasons:
     """Every pinned class with its first cause that is not by nature, else its first."""
-    reasons: dict[int, Cause] = {}
-    for flat, cause in labels.pin_causes():
-        for cls in np.unique(classes[flat]):
-            present = reasons.get(int(cls))
-            if present is None or (present.by_nature and not cause.by_nature):
-                reasons[int(cls)] = cause
-    beside = Cause("laid beside positions that cannot go", "", "")
-    for label in labels.beside_zero():
-        reasons.setdefault(int(classes[label]), beside)
-    return reasons
+    beside = (labels.beside_zero(), Cause("laid beside positions that cannot go", "", ""))
+    # Stable: in graph order, those by nature behind the others.
+    ranked = [*sorted(labels.pin_causes(), key=lambda pair: pair[1].by_nature), beside]
+    of_class = np.full(int(classes.max()) + 1, -1, dtype=np.int64)
+    for number in reversed(range(len(ranked))):
+        of_class[classes[ranked[number][0]]] = number
+    return _Reasons(of_class, tuple(cause for _, cause in ranked))
 
 
 def _redefinitions(found: Walk, classes: NDArray[np.int64]) -> dict[int, list[str]]:
@@ -182,15 +204,16 @@ def _depthwise_weights(module: CapturedModule) -> frozenset[str]:
 def _tables(
     axes: list[Axis],
     signature: tuple[tuple[int, int], ...],
-    mine: NDArray[np.bool_],
+    group_of: NDArray[np.int64],
     unit_of: NDArray[np.int64],
+    group: int,
 ) -> tuple[SlotTable, ...]:
-    """Where the units of one group lie; `mine` marks the group's labels."""
+    """Where the units of group number `group` lie."""
     tables = []
     for index, count in signature:
         axis = axes[index]
         span = slice(axis.first_label, axis.first_label + axis.size)
-        positions = np.flatnonzero(mine[span])
+        positions = np.flatnonzero(group_of[span] == group)
         order = np.argsort(unit_of[span][positions], kind="stable")
         tables.append(
             SlotTable(axis.owner, axis.dim, axis.size, positions[order].reshape(-1, count))
@@ -236,7 +259,7 @@ def _kind(tables: Sequence[SlotTable], ranks: Mapping[str, int], gated: Set[str]
 def _pins(
     labels: Labels,
     classes: NDArray[np.int64],
-    reasons: dict[int, Cause],
+    reasons: _Reasons,
     ranks: Mapping[str, int],
 ) -> list[Pin]:
     """One pin an axis and cause, leaving out what is pinned by nature.
@@ -247,12 +270,12 @@ def _pins(
     for axis in labels.axes:
         if not axis.is_parameter:
             continue
-        own = classes[axis.first_label : axis.first_label + axis.size]
+        why = reasons.of_class[classes[axis.first_label : axis.first_label + axis.size]]
         by_cause: dict[Cause, list[int]] = defaultdict(list)
-        for cls in np.unique(own):
-            cause = reasons.get(int(cls))
+        for number in dict.fromkeys(why.tolist()):
+            cause = None if number < 0 else reasons.causes[number]
             if cause is not None and not cause.by_nature:
-                by_cause[cause] += np.flatnonzero(own == cls).tolist()
+                by_cause[cause] += np.flatnonzero(why == number).tolist()
         for cause, positions in by_cause.items():
             found[cause].append((axis.owner, axis.dim, sorted(positions)))
     pins = []

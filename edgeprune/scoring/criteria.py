@@ -46,6 +46,10 @@ class WeightedSlots:
         summed: NDArray[np.float64] = mass.cpu().numpy()[self.table.positions].sum(axis=1)
         return summed
 
+    def copied(self) -> torch.Tensor:
+        """The weight in float64, a copy that may be written into."""
+        return self.weight.detach().to(torch.float64, copy=True)
+
     def slope(self) -> torch.Tensor:
         """The gradient in float64, for a criterion that asked for it."""
         if self.gradient is None:
@@ -111,14 +115,14 @@ def criterion_names() -> tuple[str, ...]:
 @criterion("l1")
 def l1(group: GroupWeights) -> NDArray[np.float64]:
     """Sum of absolute weights over the coupled unit (Li et al. 2017, arXiv 1608.08710)."""
-    parts = (slot.per_unit(slot.weight.detach().double().abs()) for slot in group.slots)
+    parts = (slot.per_unit(slot.copied().abs_()) for slot in group.slots)
     return sum(parts, np.zeros(group.width))
 
 
 @criterion("l2")
 def l2(group: GroupWeights) -> NDArray[np.float64]:
     """Euclidean norm over the coupled unit (group norm, Fang et al. 2023, arXiv 2301.12900)."""
-    parts = (slot.per_unit(slot.weight.detach().double().square()) for slot in group.slots)
+    parts = (slot.per_unit(slot.copied().square_()) for slot in group.slots)
     return np.sqrt(sum(parts, np.zeros(group.width)))
 
 

@@ -46,7 +46,15 @@ def score(
     """
     chosen = find_criterion(criterion)
     groups = analysis.groups
-    weights = {group.name: _slots(analysis, group) for group in groups}
+    tensors = _weights(analysis, groups)
+    weights = {
+        group.name: tuple(
+            WeightedSlots(table, tensors[table.parameter])
+            for table in group.tables
+            if table.parameter in tensors
+        )
+        for group in groups
+    }
     if not chosen.gradients:
         bare = [_Sum(_called(chosen, group, weights[group.name], seed)) for group in groups]
         return _scores(analysis, chosen, bare)
@@ -108,17 +116,19 @@ def _scores(analysis: Analysis, chosen: Registered, sums: list[_Sum]) -> Scores:
     return Scores(chosen.name, values)
 
 
-def _slots(analysis: Analysis, group: Group) -> tuple[WeightedSlots, ...]:
-    """The group's slots in parameters; buffers (statistics) are not weights."""
-    slots = []
-    for table in group.tables:
-        tensor = attribute(analysis.captured.module, table.parameter)
+def _weights(analysis: Analysis, groups: tuple[Group, ...]) -> dict[str, torch.Tensor]:
+    """The parameters that groups have slots in; buffers (statistics) are not weights."""
+    names = dict.fromkeys(table.parameter for group in groups for table in group.tables)
+    tensors: dict[str, torch.Tensor] = {}
+    for name in names:
+        tensor = attribute(analysis.captured.module, name)
         if isinstance(tensor, torch.nn.Parameter) and tensor.is_floating_point():
-            if not bool(tensor.isfinite().all()):
+            # A finite sum has finite terms; one that overflows asks for a look at each of them.
+            if not bool(tensor.sum().isfinite()) and not bool(tensor.isfinite().all()):
                 raise UsageError(
-                    f"scoring at {table.parameter}: expected finite weights, got NaN or infinity. "
+                    f"scoring at {name}: expected finite weights, got NaN or infinity. "
                     f"Load weights from before training diverged.",
-                    where=table.parameter,
+                    where=name,
                 )
-            slots.append(WeightedSlots(table, tensor))
-    return tuple(slots)
+            tensors[name] = tensor
+    return tensors

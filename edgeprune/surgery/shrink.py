@@ -91,7 +91,7 @@ def _rest(plan: Plan, first: Plan, found: WholeUnits) -> Plan:
 def _carry_out(analysis: Analysis, plan: Plan) -> CapturedModule:
     """Shrink a copy in one pass: `plan` removes whole units of `analysis`."""
     left = survivors(analysis, plan)
-    module = copy.deepcopy(analysis.captured.module)
+    module = _copy(analysis.captured.module, left)
     operation = Operation(module, left)
     _slice_tensors(module, left)
     for node in list(module.graph.nodes):
@@ -103,6 +103,20 @@ def _carry_out(analysis: Analysis, plan: Plan) -> CapturedModule:
     module.eval()
     _require_shapes(analysis, left, module)
     return module
+
+
+def _copy(dense: CapturedModule, left: Survivors) -> CapturedModule:
+    """A copy of the module, but for the tensors that `_slice_tensors` replaces: these are shared.
+
+    So the memory of the dense weights is not needed a second time.
+    """
+    shared: dict[int, object] = {}
+    for node in dense.graph.nodes:
+        value = left.analysis.walk.values.get(node.name)
+        if node.op == "get_attr" and isinstance(value, Value) and left.along(value):
+            tensor = attribute(dense, str(node.target))
+            shared[id(tensor)] = tensor
+    return copy.deepcopy(dense, shared)
 
 
 def _slice_tensors(module: CapturedModule, left: Survivors) -> None:

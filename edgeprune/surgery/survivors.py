@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from edgeprune.errors import InternalError, PlanError
 from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.groups import SlotTable
-from edgeprune.graph.labels import Value, varying
+from edgeprune.graph.labels import Value, identity, varying
 from edgeprune.graph.propagate import Labelled
 from edgeprune.planning.plan import Plan
+
+Layer: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,9 +26,18 @@ class Survivors:
 
     analysis: Analysis
     kept: NDArray[np.bool_]
+    # Most values of a graph pass on the layers of another: each set of layers is looked at once.
+    _found: dict[tuple[Layer, ...], dict[int, torch.Tensor]] = field(default_factory=dict)
 
     def along(self, value: Value) -> dict[int, torch.Tensor]:
-        """Kept positions (sorted int64) of every dim that loses some."""
+        """Kept positions (sorted int64) of every dim that loses some; not to be changed."""
+        key = tuple(identity(layer) for layer in value.layers)
+        # Layers of the walk live as long as the analysis, so their identity is theirs alone.
+        if key not in self._found:
+            self._found[key] = self._along(value)
+        return self._found[key]
+
+    def _along(self, value: Value) -> dict[int, torch.Tensor]:
         masks: dict[int, NDArray[np.bool_]] = {}
         for layer in value.layers:
             stays = self.kept[layer.numpy()]
@@ -42,6 +54,8 @@ class Survivors:
     def _sides(self, layer: torch.Tensor, stays: NDArray[np.bool_]) -> dict[int, NDArray[np.bool_]]:
         """A kept box as one mask a side."""
         dims = varying(layer)
+        if len(dims) == 1:
+            return {dims[0]: stays.reshape(-1)}
         sides = {}
         product = np.ones([1] * stays.ndim, dtype=bool)
         for dim in dims:

@@ -27,7 +27,10 @@ def collapse(layer: torch.Tensor) -> torch.Tensor:
         if size <= 1:
             continue
         first = layer.narrow(dim, 0, 1)
-        if layer.stride(dim) == 0 or bool((layer == first).all()):
+        if layer.stride(dim) == 0 or (
+            # Of a long dim, the last position tells most that vary without a look at the others.
+            torch.equal(layer.narrow(dim, size - 1, 1), first) and bool((layer == first).all())
+        ):
             layer = first
     return layer
 
