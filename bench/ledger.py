@@ -92,9 +92,7 @@ class Ledger:
         """Write the file, whole or not at all."""
         document = {
             "schema": 1,
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "versions": _versions(),
-            "machine": _machine(),
+            **environment(),
             "settings": self._settings,
             "searches": {name: [asdict(c) for c in rows] for name, rows in self.searches.items()},
             "results": [asdict(result) for result in self.results],
@@ -103,6 +101,15 @@ class Ledger:
         draft = self._path.with_name(f"{self._path.name}.part")
         draft.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         draft.replace(self._path)
+
+
+def environment() -> dict[str, object]:
+    """Date, versions and machine, for the head of a results file."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": _versions(),
+        "machine": _machine(),
+    }
 
 
 def _pair(values: list[float] | None) -> tuple[float, float] | None:
