@@ -22,21 +22,21 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from zoo_models import Built
 
+from edgeprune.errors import ModelNotSupported
 from edgeprune.exporting.agreement import feeds, relative_error, torch_outputs
 from edgeprune.exporting.onnx import check_file, export
-from edgeprune.graph.analysis import Analysis, analyze
+from edgeprune.graph.analysis import Analysis, analyze, analyze_captured
 from edgeprune.graph.capture import capture
 from edgeprune.graph.fold import fold
 from edgeprune.graph.inputs import vary
 from edgeprune.graph.module import CapturedModule
-from edgeprune.graph.propagate import walk
-from edgeprune.graph.units import partition
 from edgeprune.planning.plan import Plan, plan
 from edgeprune.scoring.scores import score
 from edgeprune.surgery.compose import compose
 from edgeprune.surgery.prove import Proof, prove
 from edgeprune.surgery.prune import Pruned
 from edgeprune.surgery.shrink import shrink
+from edgeprune.surgery.user_class import to_module
 
 KEEP = 0.5
 PARITY = 1e-4
@@ -59,7 +59,8 @@ class Record:
     """One model's results; fields of stages that failed keep their first values.
 
     `removed`: share of the parameters that went, 0-1. `pins`: (unit, reason, where) of what is not
-    removable. `failures`: stage -> what happened. `seconds`: by stage.
+    removable. `own_class`: "" where the pruned model came back in the user's class, else why not.
+    `failures`: stage -> what happened. `seconds`: by stage.
     """
 
     params: int = 0
@@ -75,6 +76,7 @@ class Record:
     composed: Proved | None = None
     removed_twice: float = 0.0
     onnx_error: float | None = None
+    own_class: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -129,6 +131,8 @@ def trial(built: Built) -> Record:
             record.composed = _compose(first, later, smaller)
     with record.stage("onnx"):
         record.onnx_error = parity(first)
+    with record.clock("own class"):
+        record.own_class = own_class(first, built.model)
     return record
 
 
@@ -138,13 +142,7 @@ def _analyze(record: Record, built: Built) -> Analysis:
         captured = fold(capture(built.model, built.args, built.kwargs))
     record.nodes = len(captured.module.graph.nodes)
     with record.clock("walk"):
-        found = walk(captured)
-        analysis = Analysis(
-            captured=captured,
-            walk=found,
-            partition=partition(found, captured.module),
-            exact_only=False,
-        )
+        analysis = analyze_captured(captured)
     kinds: dict[str, Counter[int]] = {}
     for group in analysis.groups:
         kinds.setdefault(group.kind, Counter())[group.width] += 1
@@ -227,6 +225,15 @@ def _loss(model: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, objec
     outputs = pytree.tree_leaves(model(*args, **kwargs))
     floats = [o for o in outputs if isinstance(o, torch.Tensor) and o.is_floating_point()]
     return torch.stack([o.square().mean() for o in floats]).sum()
+
+
+def own_class(pruned: Pruned, model: nn.Module) -> str:
+    """ "" if the user's own class can hold the pruned model, else the reason."""
+    try:
+        to_module(pruned, model)
+    except ModelNotSupported as error:
+        return str(error)
+    return ""
 
 
 def parity(pruned: Pruned) -> float:

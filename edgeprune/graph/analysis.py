@@ -150,7 +150,13 @@ def analyze(
     forbids removals that redefine a LayerNorm statistic.
     Raises `ModelNotSupported` when the model cannot be captured.
     """
-    captured = fold(capture(model, args, kwargs, dynamic_batch=dynamic_batch))
+    return analyze_captured(
+        fold(capture(model, args, kwargs, dynamic_batch=dynamic_batch)), exact_only=exact_only
+    )
+
+
+def analyze_captured(captured: Captured, *, exact_only: bool = False) -> Analysis:
+    """`analyze` of what is captured already."""
     found, parts = resolve(captured, exact_only=exact_only)
     if found.stepwise:
         captured = in_steps(captured, found.stepwise)

@@ -31,12 +31,12 @@ from edgeprune.graph.rules.normalisation import (
     rms_norm,
 )
 from edgeprune.graph.rules.recurrent import cell, recurrent
-from edgeprune.graph.rules.reduction import additive, along, norm, selective, vector_norm
+from edgeprune.graph.rules.reduction import additive, along, extreme, norm, selective, vector_norm
 from edgeprune.graph.rules.spread import spread
 
 # Rules whose operators mix positions of an axis: a weight behind one is re-parametrised.
 _MIXING = (
-    *(additive, along, norm, selective, spread, vector_norm),
+    *(additive, along, extreme, norm, selective, spread, vector_norm),
     *(batch_norm, group_norm, instance_norm, layer_norm, rms_norm),
     *(linear, matmul, addmm),
 )

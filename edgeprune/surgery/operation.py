@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 from torch import fx
+from torch._ops import OpOverload
 from torch.fx.node import Argument
 
 from edgeprune.errors import InternalError
@@ -219,9 +220,18 @@ class Operation:
             if source is node and isinstance(number, int | float):
                 users[0].update_arg(1, number * factor)
                 return
+        self._behind(node, aten.mul.Scalar, factor)
+
+    def limit(self, node: fx.Node, target: OpOverload) -> None:
+        """Put clamp_min or clamp_max with 0 behind the node, unless it stands there."""
+        users = list(node.users)
+        if len(users) != 1 or users[0].target is not target or users[0].args != (node, 0.0):
+            self._behind(node, target, 0.0)
+
+    def _behind(self, node: fx.Node, target: OpOverload, number: float) -> None:
         with self.module.graph.inserting_after(node):
-            scaled = self.module.graph.call_function(aten.mul.Scalar, (node, factor))
-        scaled.meta = {**node.meta, "scales": node.name}
-        self._stands_for[scaled.name] = node.name
-        node.replace_all_uses_with(scaled)
-        scaled.update_arg(0, node)
+            added = self.module.graph.call_function(target, (node, number))
+        added.meta = {**node.meta, "scales": node.name}
+        self._stands_for[added.name] = node.name
+        node.replace_all_uses_with(added)
+        added.update_arg(0, node)

@@ -10,6 +10,7 @@ from torch.fx.node import Argument
 
 from edgeprune.errors import InternalError
 from edgeprune.graph.operators import CONVOLUTIONS, TRANSPOSED
+from edgeprune.graph.rules.reduction import dims_of
 from edgeprune.surgery.operation import Operation
 from edgeprune.surgery.rewriting import integer, rewrite
 
@@ -71,6 +72,16 @@ def mean(op: Operation, node: fx.Node) -> None:
             factor *= len(kept[dim]) / source.shape[dim]
     if factor != 1.0:
         op.scale(node, factor)
+
+
+@rewrite(aten.amax.default, aten.amin.default)
+def extreme(op: Operation, node: fx.Node) -> None:
+    """amax over 8 channels, 5 kept -> clamp_min(amax, 0): a removed one is heard as 0."""
+    source = op.before(node.args[0])
+    dims = dims_of(node.args[1] if len(node.args) > 1 else None, len(source.shape))  # type: ignore[arg-type]
+    if set(dims) & set(op.survivors.along(source)):
+        largest = node.target is aten.amax.default
+        op.limit(node, aten.clamp_min.default if largest else aten.clamp_max.default)
 
 
 @rewrite(aten.scaled_dot_product_attention.default)

@@ -285,6 +285,7 @@ def test_time_steps_stay():
     assert "the recurrence runs along this axis" in {pin.reason for pin in pruned.analysis.pins}
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_a_projection_pins_with_its_reason_and_the_input_goes():
     """proj_size: torch recognises it by two states of different width, so no width may change."""
     model = net(

@@ -154,3 +154,28 @@ def test_what_is_chosen_among_channels_pins_them(name):
 
     assert [group.name for group in analysis.groups] == []
     assert analysis.unknown == ()
+
+
+@pytest.mark.parametrize("name", ["amax", "amin"])
+def test_an_extreme_over_channels_hears_a_removed_one_as_zero(name):
+    """Spatial attention: channels go, and the largest is that of the kept ones and 0."""
+
+    def run(m, x, mask=None):
+        y = m.a(x) if mask is None else m.a(x) * mask
+        told = torch.cat([getattr(y, name)(1, keepdim=True), y.mean(1, keepdim=True)], 1)
+        return m.b(y * m.g(told).sigmoid())
+
+    model = net(run, a=conv(3, 8), g=conv(2, 1), b=conv(8, 4))
+    with torch.no_grad():
+        # Of one sign, so that a removed channel's 0 is the extreme.
+        model.a.bias.fill_(-9.0 if name == "amax" else 9.0)
+    pruned = prune(model, (image(),), keep_fraction=0.5)
+    assert pruned.proof.outcome == "proved", pruned.proof.why
+    mask = torch.zeros(1, 8, 1, 1)
+    mask[:, next(list(a.keep) for a in pruned.plan.axes if a.parameter == "a.weight")] = 1.0
+
+    x = image()
+    assert torch.allclose(pruned.model(x), model(x, mask), atol=1e-4)
+    again = prune(pruned.model, (x,), keep_fraction=0.5)
+    limits = [n for n in again.model.graph.nodes if "clamp" in str(n.target)]
+    assert len(limits) == 1

@@ -67,9 +67,19 @@ def additive(
     return t.settle(reduced(x, passing, dims, keepdim))
 
 
+@rule(aten.amax.default, aten.amin.default)
+def extreme(
+    t: Trace, x: Value, dim: int | Sequence[int] | None = None, keepdim: bool = False
+) -> Value:
+    """A removed position is heard as 0, so the largest is that of the kept ones and 0.
+
+    x (2, 3), [-3, -4, 2], amax over dim 1 -> 2; without position 2 -> 0 (surgery writes the 0 out),
+    as a spatial attention over the channels' maximum hears it. Otherwise as `additive`.
+    """
+    return additive(t, x, dim, keepdim)
+
+
 @rule(
-    aten.amax.default,
-    aten.amin.default,
     aten.argmax.default,
     aten.argmin.default,
     aten.prod.dim_int,
