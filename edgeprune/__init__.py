@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgeprune.pipeline.load import load
     from edgeprune.planning.plan import Plan, plan
     from edgeprune.recipe.data import Data
+    from edgeprune.recipe.onnx_model import from_onnx
     from edgeprune.scoring.scores import Scores, score
     from edgeprune.surgery.prove import Proof, prove
     from edgeprune.surgery.prune import Pruned, prune
@@ -64,6 +65,7 @@ __all__ = [
     "__version__",
     "analyze",
     "export",
+    "from_onnx",
     "load",
     "plan",
     "prove",
@@ -94,6 +96,7 @@ _HOMES = {
     "edgeprune.pipeline.load": ("load",),
     "edgeprune.planning.plan": ("Plan", "plan"),
     "edgeprune.recipe.data": ("Data",),
+    "edgeprune.recipe.onnx_model": ("from_onnx",),
     "edgeprune.scoring.scores": ("Scores", "score"),
     "edgeprune.surgery.prove": ("Proof", "prove"),
     "edgeprune.surgery.prune": ("Pruned", "prune"),

@@ -60,11 +60,11 @@ def bench_command(
 
         from edgeprune.cli.progress import terminal_progress
         from edgeprune.cli.tables import table
-        from edgeprune.gates.onnx_file import read_model
         from edgeprune.measure.here import cpu_flags
         from edgeprune.measure.lineup import measure_lineup
         from edgeprune.measure.saved import saved_text
         from edgeprune.measure.settings import settings_for
+        from edgeprune.recipe.onnx_file import read_model
         from edgeprune.targets import load_target, override
 
         profile = override(load_target(target), threads=threads, batch=batch)

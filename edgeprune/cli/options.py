@@ -11,8 +11,8 @@ Model: TypeAlias = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="path/to/file.py:factory, package.module:factory, torchvision:NAME, timm:NAME or a "
-        ".pt2 file.",
+        help="path/to/file.py:factory, package.module:factory, torchvision:NAME, timm:NAME, a "
+        ".pt2 or an .onnx file.",
         show_default=False,
     ),
 ]

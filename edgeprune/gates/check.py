@@ -21,7 +21,6 @@ from edgeprune.gates.contract import ContractEvidence, interface_of
 from edgeprune.gates.flips import FlipsEvidence, count_flips
 from edgeprune.gates.judging import judge
 from edgeprune.gates.latency_check import LatencyLimits, judge_times, with_budget
-from edgeprune.gates.onnx_file import operators_of, opset_of, read_model
 from edgeprune.gates.operators import OperatorsEvidence
 from edgeprune.gates.parity import parity_evidence, read_parity
 from edgeprune.gates.prediction import Predictions, predict
@@ -31,6 +30,7 @@ from edgeprune.gates.verdict import Verdict
 from edgeprune.measure.settings import Settings
 from edgeprune.measure.trial import require_loadable
 from edgeprune.recipe.data import Array, apply_metric, check_labels
+from edgeprune.recipe.onnx_file import operators_of, opset_of, read_model
 from edgeprune.targets import Target
 
 Say = Callable[[str], None]

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from edgeprune.errors import UsageError
 from edgeprune.gates.judging import gate
-from edgeprune.gates.onnx_file import external_files, read_model
 from edgeprune.gates.verdict import Verdict
+from edgeprune.recipe.onnx_file import external_files, read_model
 
 _MIB = 2**20
 

@@ -1,7 +1,7 @@
 """Names of the user's functions, and calling them so that their errors stay theirs.
 
 `file.py:function`, `package.module:function`; for a model also `torchvision:NAME`, `timm:NAME` or
-a `.pt2` file.
+a `.pt2` or `.onnx` file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from types import ModuleType
 from edgeprune.errors import EdgepruneError, UsageError, UserCodeError
 
 ARCHIVE_SUFFIX = ".pt2"
+ONNX_SUFFIX = ".onnx"
 
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _ATTRIBUTE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -56,8 +57,8 @@ def parse_factory(text: str) -> FactoryName:
     if not colon or not is_place or not _ATTRIBUTE.fullmatch(function):
         raise UsageError(
             f"reading the factory at {text!r}: expected path/to/file.py:function or "
-            f"package.module:function (a model also torchvision:NAME, timm:NAME or a .pt2 file), "
-            f"got {text!r}. Name the function after a colon.",
+            f"package.module:function (a model also torchvision:NAME, timm:NAME, a .pt2 or an "
+            f".onnx file), got {text!r}. Name the function after a colon.",
             where=text,
         )
     return FactoryName(place=place, function=function)
@@ -66,6 +67,11 @@ def parse_factory(text: str) -> FactoryName:
 def archive_file(text: str, base_dir: Path) -> Path | None:
     """The `.pt2` file that a model is named by, relative to `base_dir`; None for any other name."""
     return base_dir / text if text.endswith(ARCHIVE_SUFFIX) else None
+
+
+def onnx_file(text: str, base_dir: Path) -> Path | None:
+    """The `.onnx` file that a model is named by, relative to `base_dir`; None for another name."""
+    return base_dir / text if text.endswith(ONNX_SUFFIX) else None
 
 
 def load_factory(name: FactoryName, base_dir: Path) -> Callable[[], object]:

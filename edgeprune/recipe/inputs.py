@@ -62,3 +62,16 @@ def _parse_one(part: str, text: str) -> InputSpec:
         f"Name one of them after the colon.",
         where=part,
     )
+
+
+def as_dtype(name: str, where: str) -> DType:
+    """A dtype by its name, of those that an example can have; UsageError for another."""
+    for dtype in get_args(DType):
+        if dtype == name:
+            known: DType = dtype
+            return known
+    raise UsageError(
+        f"making an example at input {where!r}: expected a dtype of {', '.join(DTYPES)}, got "
+        f"{name}. Pass the example inputs in Python: from_onnx(path, (x,)).",
+        where=where,
+    )

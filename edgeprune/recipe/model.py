@@ -1,4 +1,4 @@
-"""The user's model: from a factory, a zoo or a `.pt2` file, with weights and example inputs."""
+"""The user's model: from a factory, a zoo or a file, with weights and example inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from torch import nn
 
 from edgeprune.errors import EnvironmentFailed, UsageError, UserCodeError
 from edgeprune.recipe.example import example_inputs
-from edgeprune.recipe.factory import archive_file, call_user, load_factory, parse_factory
+from edgeprune.recipe.factory import (
+    archive_file,
+    call_user,
+    load_factory,
+    onnx_file,
+    parse_factory,
+)
 from edgeprune.recipe.inputs import InputSpec, parse_inputs
 from edgeprune.recipe.trial import try_model
 from edgeprune.recipe.weights import load_weights_
@@ -38,7 +44,9 @@ def load_model(
     base_dir: Path | None = None,
     seed: int = 0,
 ) -> LoadedModel:
-    """Load `file.py:function`, `package.module:function`, `torchvision:NAME`, `timm:NAME`, `.pt2`.
+    """Load `file.py:function`, `package.module:function`, `torchvision:NAME`, `timm:NAME`, a file.
+
+    A file is a `.pt2` of torch.export.save, or an `.onnx` of a float model.
 
     weights: a file relative to `base_dir` (default: the current directory). input: shapes such as
     `2x3x224x224`, see `parse_inputs`; it wins over the factory's own example. Values are made from
@@ -48,10 +56,12 @@ def load_model(
     base_dir = base_dir or Path.cwd()
     specs = None if input is None else parse_inputs(input)
     place, _, name = spec.partition(":")
-    archive = archive_file(spec, base_dir)
+    archive, onnx = archive_file(spec, base_dir), onnx_file(spec, base_dir)
     kwargs: Mapping[str, object] = {}
     if archive is not None:
         module, args, kwargs, name = _from_archive(archive, specs, seed)
+    elif onnx is not None:
+        module, args, name = _from_onnx(onnx, specs, seed)
     elif place in _ZOOS:
         module, known = _from_zoo(place, name, seed)
         args = example_inputs(specs or known, seed)
@@ -59,7 +69,7 @@ def load_model(
         module, args, kwargs, name = _from_factory(spec, base_dir, specs, seed)
     if weights is not None:
         load_weights_(module, base_dir / weights)
-    if archive is None:  # a graph that was exported knows no other mode than its own
+    if archive is None and onnx is None:  # an exported graph knows no other mode than its own
         module.eval()
     try_model(module, args, kwargs, name)
     return LoadedModel(module=module, args=args, kwargs=kwargs, name=name)
@@ -81,6 +91,16 @@ def _from_archive(
             where=str(path),
         )
     return exported.module, exported.args, exported.kwargs, path.stem
+
+
+def _from_onnx(
+    path: Path, specs: tuple[InputSpec, ...] | None, seed: int
+) -> tuple[nn.Module, tuple[object, ...], str]:
+    # Not at the top: ONNX Runtime takes a while to import, and most models come from elsewhere.
+    from edgeprune.recipe.onnx_model import imported
+
+    module, args = imported(path, None if specs is None else example_inputs(specs, seed), seed)
+    return module, args, path.stem
 
 
 def _from_zoo(zoo: str, name: str, seed: int) -> tuple[nn.Module, tuple[InputSpec, ...]]:

@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr, ValidationError
 
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.recipe.complaint import complaints
-from edgeprune.recipe.factory import archive_file, parse_factory
+from edgeprune.recipe.factory import archive_file, onnx_file, parse_factory
 from edgeprune.recipe.sections import (
     BudgetSection,
     DataSection,
@@ -134,10 +134,11 @@ def named_files(recipe: Recipe) -> dict[str, Path]:
         ("model.factory", recipe.model.factory),
         ("data.factory", recipe.data.factory),
     ):
-        archive = archive_file(text, recipe.base_dir) if key == "model.factory" else None
-        if archive is not None:
-            files[key] = archive
-            continue
+        if key == "model.factory":
+            graph = archive_file(text, recipe.base_dir) or onnx_file(text, recipe.base_dir)
+            if graph is not None:
+                files[key] = graph
+                continue
         try:
             file = parse_factory(text).file(recipe.base_dir)
         except UsageError as error:

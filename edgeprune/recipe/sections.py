@@ -24,9 +24,9 @@ class ModelSection(Section):
 
     factory: str = Field(
         description="Where the model comes from: `file.py:function` (relative to the recipe), "
-        "`package.module:function`, `torchvision:NAME`, `timm:NAME`, or a `.pt2` file of "
-        "torch.export.save. The function takes nothing and returns an nn.Module or "
-        "(module, args, kwargs).",
+        "`package.module:function`, `torchvision:NAME`, `timm:NAME`, a `.pt2` file of "
+        "torch.export.save, or an `.onnx` file of a float model. The function takes nothing and "
+        "returns an nn.Module or (module, args, kwargs).",
         min_length=3,
         examples=["model.py:build", "torchvision:resnet18", "timm:vit_tiny_patch16_224"],
     )

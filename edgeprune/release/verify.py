@@ -7,11 +7,11 @@ from pathlib import Path
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.gates.judging import judge
-from edgeprune.gates.onnx_file import read_model
 from edgeprune.gates.parity import parity_evidence, read_parity
 from edgeprune.gates.verdict import Outcome, Verdict, exit_code
 from edgeprune.measure.trial import require_loadable
 from edgeprune.planning.plan import read_plan
+from edgeprune.recipe.onnx_file import read_model
 from edgeprune.release.bundle import Bundle, open_bundle
 from edgeprune.release.differences import differences
 

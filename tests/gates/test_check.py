@@ -12,9 +12,9 @@ from edgeprune.gates.check import Limits, Request, check
 from edgeprune.gates.contract import Interface, Port, interface_of
 from edgeprune.gates.judging import judge
 from edgeprune.gates.latency_check import LatencyLimits
-from edgeprune.gates.onnx_file import operators_of
 from edgeprune.gates.parity import ParityRecord, write_parity
 from edgeprune.measure.settings import Settings
+from edgeprune.recipe.onnx_file import operators_of
 from edgeprune.targets import Operators, TargetBudget, load_target
 
 LEAST = Settings(

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper
 
 from edgeprune.errors import UsageError
 from edgeprune.gates.check import Request, check
-from edgeprune.gates.onnx_file import external_files, read_model
 from edgeprune.measure import trial
+from edgeprune.recipe.onnx_file import external_files, read_model
 from edgeprune.targets import load_target
 
 
