@@ -45,6 +45,7 @@ def write(path: Path, nodes, inputs, outputs=1, constants=None, opset=20, domain
         info.CopyFrom(types[info.name])
         if not info.type.HasField("tensor_type"):
             info.type.tensor_type.elem_type = TensorProto.FLOAT
+            info.type.tensor_type.shape.SetInParent()
     onnx.save(model, path)
     return path
 

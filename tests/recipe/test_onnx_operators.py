@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from onnx import helper
+from onnx_files import error, ort, write
 
 from edgeprune.errors import ModelNotSupported
 from edgeprune.recipe.onnx_call import known_operators
 from edgeprune.recipe.onnx_model import from_onnx
-from onnx_files import error, ort, write
 
 RNG = np.random.default_rng(0)
 
