@@ -37,6 +37,43 @@ def prune_command(
     allocation: Annotated[
         Allocation, typer.Option("--allocation", help="Spread the share evenly or by score.")
     ] = Allocation.UNIFORM,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="PATTERN",
+            help="Shrink only widths made by weights of such names, e.g. 'layer4.*'; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    keep_whole: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-whole",
+            metavar="PATTERN",
+            help="Take nothing from tensors of such names; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    fraction: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fraction",
+            metavar="PATTERN=SHARE",
+            help="Share of units kept of widths made by such weights, instead of --keep; "
+            "repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    min_width: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--min-width",
+            metavar="[PATTERN=]N",
+            help="Fewest units left of a width, of all or of such; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     multiple: Annotated[
         int, typer.Option("--multiple", min=1, max=256, help="Keep widths at multiples of this.")
     ] = 1,
@@ -64,6 +101,7 @@ def prune_command(
     with session(json=json, quiet=quiet, verbose=verbose) as current:
         import time
 
+        from edgeprune.cli.pairs import by_pattern
         from edgeprune.cli.progress import terminal_progress
         from edgeprune.cli.tables import figures_table, gates_table
         from edgeprune.pipeline.one_shot import OneShot, deliver, report_of
@@ -72,6 +110,8 @@ def prune_command(
         from edgeprune.release.wording import headline, proof_sentences
         from edgeprune.surgery.prune import prune
 
+        fractions = by_pattern("--fraction", fraction or [], float, "PATTERN=SHARE")
+        floors = by_pattern("--min-width", min_width or [], int, "[PATTERN=]N")
         if out is not None:
             check_destination(out)
         with terminal_progress(quiet=quiet) as progress:
@@ -87,6 +127,10 @@ def prune_command(
                 criterion=criterion,
                 allocation=allocation.value,
                 multiple=multiple,
+                keep=tuple(keep_whole or ()),
+                only=tuple(only or ()),
+                fractions=fractions,
+                min_width=floors,
                 exact_only=exact_only,
                 seed=seed,
             )

@@ -31,13 +31,15 @@ class Unit:
 class SlotTable:
     """The slots of all units of a group in one dim of one tensor.
 
-    `positions` is int64 of shape (units, positions per unit), rows in unit order.
+    `positions` is int64 of shape (units, positions per unit), rows in unit order. `makes` is false
+    for what only follows the width: a weight that contracts over it, a bias, a norm.
     """
 
     parameter: str
     dim: int
     size: int
     positions: NDArray[np.int64]
+    makes: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,6 +61,12 @@ class Group:
     def width(self) -> int:
         """Number of units."""
         return int(self.tables[0].positions.shape[0])
+
+    @property
+    def makers(self) -> tuple[str, ...]:
+        """The tensors that make the width, in graph order; all where none does."""
+        made = [table.parameter for table in self.tables if table.makes]
+        return tuple(dict.fromkeys(made or [table.parameter for table in self.tables]))
 
     def unit(self, index: int) -> Unit:
         """Unit number `index` with its slots."""

@@ -65,12 +65,17 @@ def identity(layer: torch.Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]
 
 @dataclass(slots=True)
 class Labels:
-    """The record of one walk. Mutable: rules add to it through `Trace`."""
+    """The record of one walk. Mutable: rules add to it through `Trace`.
+
+    `at` names the node that is being walked: every join is recorded with it.
+    """
 
     axes: list[Axis] = field(default_factory=list)
     next_label: int = 1
+    at: str = ""
     _created: set[int] = field(default_factory=set)
     _pairs: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    _nodes: list[str] = field(default_factory=list)
     _pins: list[tuple[torch.Tensor, Cause]] = field(default_factory=list)
     _ties: list[tuple[torch.Tensor, Cause]] = field(default_factory=list)
     # Of each label the one that it was tied to; long enough for all labels only when asked.
@@ -93,6 +98,7 @@ class Labels:
         """Positions that meet element by element stand or fall together (broadcasting)."""
         shape = np.broadcast_shapes(tuple(one.shape), tuple(two.shape))
         self._pairs.append((one.expand(shape).reshape(-1), two.expand(shape).reshape(-1)))
+        self._nodes.append(self.at)
 
     def tie(self, layer: torch.Tensor, dims: tuple[int, ...], cause: Cause) -> None:
         """Join all positions of `layer` that differ only along `dims`."""
@@ -148,6 +154,11 @@ class Labels:
     def joins(self) -> int:
         """How many joins were recorded so far."""
         return len(self._pairs)
+
+    def joined(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64], str]]:
+        """Every join in graph order: labels of one side and the other, and the node's name."""
+        pairs = zip(self._pairs, self._nodes, strict=True)
+        return [(one.numpy(), two.numpy(), node) for (one, two), node in pairs]
 
     def _edges(self) -> NDArray[np.int64]:
         if not self._pairs:

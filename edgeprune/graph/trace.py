@@ -76,6 +76,7 @@ class Trace:
     def at(self, node: fx.Node) -> None:
         """From now on `node` is the one whose rule runs."""
         self._node = node
+        self.labels.at = node.name
 
     @property
     def node(self) -> fx.Node:

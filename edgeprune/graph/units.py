@@ -16,6 +16,7 @@ from edgeprune.graph.labels import Axis, Cause, Labels, identity, varying
 from edgeprune.graph.module import CapturedModule, attribute
 from edgeprune.graph.operators import CONVOLUTIONS, cell_parameters
 from edgeprune.graph.propagate import Walk
+from edgeprune.graph.roles import making_axes
 
 _ALONE = "all positions stand or fall together, so the width is all or nothing"
 
@@ -38,7 +39,7 @@ def settle_boxes(found: Walk) -> NDArray[np.int64]:
     stays divisible.
     """
     # The same box stands at many nodes: every view and pointwise operator passes it on.
-    boxes = {identity(layer): layer for _, layer in found.boxes}
+    boxes = {identity(layer): (node, layer) for node, layer in found.boxes}
     while True:
         classes = found.labels.classes()
         before = found.labels.joins()
@@ -46,12 +47,13 @@ def settle_boxes(found: Walk) -> NDArray[np.int64]:
         # What is pinned stays whatever its class: one number for all of it.
         seen = np.where(fixed, -1, classes)
         busy: set[int] = set()
-        for layer in boxes.values():
+        for node, layer in boxes.values():
             table = seen[layer.numpy()]
             own = set(np.unique(table).tolist())
             # Two boxes of the same units must not choose in the same round: the second one's
             # choice depends on the first one's.
             if not own & busy and not _is_settled(table):
+                found.labels.at = node
                 _settle_box(found.labels, layer, table)
                 busy |= own - {-1}
         if found.labels.joins() == before:
@@ -97,6 +99,7 @@ def partition(found: Walk, module: CapturedModule) -> Partition:
     redefined = _redefinitions(found, classes)
     depthwise = _depthwise_weights(module)
     gated = {str(p.target) for node in module.graph.nodes for p in cell_parameters(node)}
+    makers = making_axes(found, module, ranks)
     members = _members(found.labels, classes, reasons)
     pins = _pins(found.labels, classes, reasons, ranks)
     place = np.full((2, int(classes.max()) + 1), -1, dtype=np.int64)
@@ -111,7 +114,7 @@ def partition(found: Walk, module: CapturedModule) -> Partition:
     names: set[str] = set()
     groups = []
     for index, (signature, units) in enumerate(offered):
-        tables = _tables(found.labels.axes, signature, group_of, unit_of, index)
+        tables = _tables(found.labels.axes, signature, group_of, unit_of, index, makers)
         nodes = dict.fromkeys(name for cls in units for name in redefined.get(cls, ()))
         groups.append(
             Group(
@@ -207,6 +210,7 @@ def _tables(
     group_of: NDArray[np.int64],
     unit_of: NDArray[np.int64],
     group: int,
+    makers: frozenset[int],
 ) -> tuple[SlotTable, ...]:
     """Where the units of group number `group` lie."""
     tables = []
@@ -215,9 +219,8 @@ def _tables(
         span = slice(axis.first_label, axis.first_label + axis.size)
         positions = np.flatnonzero(group_of[span] == group)
         order = np.argsort(unit_of[span][positions], kind="stable")
-        tables.append(
-            SlotTable(axis.owner, axis.dim, axis.size, positions[order].reshape(-1, count))
-        )
+        rows = positions[order].reshape(-1, count)
+        tables.append(SlotTable(axis.owner, axis.dim, axis.size, rows, index in makers))
     return tuple(tables)
 
 

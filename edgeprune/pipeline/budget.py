@@ -8,6 +8,7 @@ from edgeprune.gates.verdict import Outcome, Verdict
 from edgeprune.measure.samples import PairedSamples
 from edgeprune.pipeline.goal import UNIT_ROUNDING
 from edgeprune.pipeline.preparation import Job
+from edgeprune.pipeline.round import request_of
 from edgeprune.pipeline.rounds import Pruning
 from edgeprune.planning.cost import cost
 
@@ -55,8 +56,10 @@ def _of_units(job: Job, pruning: Pruning) -> Verdict:
     limit = wanted if pruning.asked is None else pruning.asked
     said = f"keep_fraction {wanted:g} of the units"
     if limit > wanted:
-        said += f", which leaves {limit:.4g} at widths in multiples of {job.multiple}"
-    nothing = wanted < 1.0 and not pruning.plan.axes
+        held = " and ".join(pruning.goal.held_by)
+        held = f" and with what {held} ask for" if held else ""
+        said += f", which leaves {limit:.4g} at widths in multiples of {job.multiple}{held}"
+    nothing = request_of(job, wanted).removes and not pruning.plan.axes
     if nothing and pruning.stopped is None:
         pins = "; ".join(f"{pin.unit}: {pin.reason}" for pin in job.dense.pins[:3])
         said += f": nothing can be removed ({pins or 'widths too small for the multiple'})"

@@ -124,14 +124,15 @@ def _goal(job: Job) -> tuple[Goal, tuple[str, ...]]:
     budget = job.recipe.prune.budget
     if budget.kind == "keep_fraction":
         return units_goal(job), ()
+    held_by = request_of(job, 1.0).selection.in_force
     if budget.kind != "speedup":
-        return goal_of(budget.kind, budget.value, job.dense), ()
+        return goal_of(budget.kind, budget.value, job.dense, held_by=held_by), ()
     require_measured_here(job)
     note = (
         f"speedup {budget.value:g} is found by measuring candidates; shown are the widths that "
         f"it takes if latency falls with the multiply-accumulates"
     )
-    goal = goal_of("macs_fraction", 1 / budget.value, job.dense)
+    goal = goal_of("macs_fraction", 1 / budget.value, job.dense, held_by=held_by)
     try:
         require_reachable(job, goal)
     except BudgetNotMet:
@@ -143,12 +144,14 @@ def _goal(job: Job) -> tuple[Goal, tuple[str, ...]]:
 def _plans(job: Job, goal: Goal, scores: Scores) -> list[Plan]:
     """What each round leaves by the dense model's scores."""
 
-    def planner(share: float) -> Plan:
-        return wanted_plan(job.dense, None, scores, request_of(job, share))
+    def planned(position: float) -> Plan:
+        def planner(share: float) -> Plan:
+            return wanted_plan(job.dense, None, scores, request_of(job, share, position))
+
+        return planner(goal.keep_fraction(position, job.dense, planner))
 
     total = job.recipe.prune.rounds
-    positions = [float(Fraction(number, total)) for number in range(1, total + 1)]
-    return [planner(goal.keep_fraction(at, job.dense, planner)) for at in positions]
+    return [planned(float(Fraction(number, total))) for number in range(1, total + 1)]
 
 
 def _training_seconds(job: Job, dense: Cost, rounds: list[Cost], tried: Rehearsal) -> float:

@@ -13,7 +13,7 @@ from edgeprune.errors import BudgetNotMet
 from edgeprune.graph.analysis import Analysis
 from edgeprune.planning.cost import Cost, cost
 from edgeprune.planning.plan import Plan
-from edgeprune.recipe.sections import BudgetKind
+from edgeprune.recipe.pruning import BudgetKind
 from edgeprune.surgery.forecast import forecast
 
 # Bisecting a share of the units this often leaves 1/4096: widths in the thousands.
@@ -33,7 +33,8 @@ class Goal:
     `units` is set where the budget comes down to a share of units: keep_fraction itself, and a
     speedup, for which it was measured. `strict`: rounded widths must not leave more than that
     share. So it is with `global`, where one group makes up for another; `uniform` cuts each group
-    to the nearest width that it may have.
+    to the nearest width that it may have. `held_by` names the options of [prune] that hold single
+    widths at other shares.
     """
 
     kind: BudgetKind
@@ -41,11 +42,12 @@ class Goal:
     units: float | None
     dense: Cost
     strict: bool = False
+    held_by: tuple[str, ...] = ()
 
     def keep_fraction(self, position: float, dense: Analysis, planner: Planner) -> float:
         """Largest share of the units (0-1) that keeps within the budget at `position` (0-1].
 
-        Raises BudgetNotMet when no share does.
+        Raises BudgetNotMet when no share does at the end, position 1.
         """
         if self.units is not None and not self.strict:
             return float(self.units**position)
@@ -57,10 +59,13 @@ class Goal:
                 return plan.unit_keep_fraction
             return self.share(forecast(dense, plan))
 
-        high = 1.0 if self.units is None else limit
+        # Widths with a small share of their own leave the others more than the budget's.
+        high = 1.0 if self.units is None or "fractions" in self.held_by else limit
         if left(high) <= limit + UNIT_ROUNDING:
             return high
         if left(_LEAST) > limit + UNIT_ROUNDING:
+            if position < 1.0:  # rounded widths in between; the end is what counts
+                return _LEAST
             raise self.missed(left(_LEAST))
         low = _LEAST
         for _ in range(_BISECTIONS):
@@ -78,9 +83,13 @@ class Goal:
         """The error for a budget beyond what removal can do."""
         order = "at least" if self.kind == "speedup" else "at most"
         best = "at most" if self.kind == "speedup" else "at least"
+        smallest, loosen = "its smallest width", ""
+        if self.held_by:
+            smallest = f"the smallest width that {' and '.join(self.held_by)} allow"
+            loosen = f"loosen {' or '.join(self.held_by)}, "
         return BudgetNotMet(
             f"planning at budget {self.kind}: expected {order} {self.value:g}, got {best} "
-            f"{reached:.4g} with every group at its smallest width. Ask for less, lower [prune] "
+            f"{reached:.4g} with every group at {smallest}. Ask for less, {loosen}lower [prune] "
             f"multiple, or see what is pinned with `edgeprune inspect`.",
             where=f"prune.budget.{self.kind}",
         )
@@ -93,6 +102,14 @@ def goal_of(
     *,
     units: float | None = None,
     strict: bool = False,
+    held_by: tuple[str, ...] = (),
 ) -> Goal:
     """The goal of a budget on a dense model."""
-    return Goal(kind=kind, value=value, units=units, dense=cost(dense.captured), strict=strict)
+    return Goal(
+        kind=kind,
+        value=value,
+        units=units,
+        dense=cost(dense.captured),
+        strict=strict,
+        held_by=held_by,
+    )

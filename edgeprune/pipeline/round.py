@@ -19,6 +19,7 @@ from edgeprune.pipeline.widths import step_plan, wanted_plan, whole_plan
 from edgeprune.planning.allocate import Request
 from edgeprune.planning.cost import cost
 from edgeprune.planning.plan import Plan
+from edgeprune.planning.selection import Selection
 from edgeprune.recipe.data import Batch, Split, batches_of
 from edgeprune.recipe.feeding import batch_size
 from edgeprune.recover.finetune import Settings, finetune
@@ -73,10 +74,10 @@ def one_round(job: Job, goal: Goal, state: State, step: Step, progress: Progress
     """
     start = time.perf_counter()
     scores = scores_of(job, state.analysis, step.number)
-    planner = partial(_wanted, job, state.plan, scores)
+    planner = partial(_wanted, job, state.plan, scores, step.position)
     share = goal.keep_fraction(step.position, job.dense, planner)
     wanted = planner(share)
-    request = request_of(job, share)
+    request = request_of(job, share, step.position)
     smaller = step_plan(job.dense, state.analysis, state.plan, wanted, scores, request)
     write = partial(_record, job, step.number, start)
     if not smaller.axes:
@@ -179,17 +180,24 @@ def fresh_batches(split: Split, *, skip: int, samples: int) -> Iterator[Batch]:
             )
 
 
-def _wanted(job: Job, so_far: Plan | None, scores: Scores, share: float) -> Plan:
-    return wanted_plan(job.dense, so_far, scores, request_of(job, share))
+def _wanted(job: Job, so_far: Plan | None, scores: Scores, position: float, share: float) -> Plan:
+    return wanted_plan(job.dense, so_far, scores, request_of(job, share, position))
 
 
-def request_of(job: Job, keep_fraction: float) -> Request:
-    """The recipe's and the target's way to allocate, for a share of the units."""
+def request_of(job: Job, keep_fraction: float, position: float = 1.0) -> Request:
+    """The recipe's and the target's way to allocate, for a share of the units.
+
+    Widths with a share of their own come to it on the same geometric way as the budget is come
+    to: `position` of it (0-1) is behind.
+    """
+    asked = job.recipe.prune
+    fractions = {pattern: share**position for pattern, share in asked.fractions.items()}
     return Request(
         keep_fraction,
-        job.recipe.prune.allocation,
+        asked.allocation,
         job.multiple,
-        depthwise_multiple=job.target.pruning.depthwise_multiple,
+        job.target.pruning.depthwise_multiple,
+        Selection(keep=asked.keep, only=asked.only, fractions=fractions, min_width=asked.min_width),
     )
 
 

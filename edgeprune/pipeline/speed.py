@@ -8,7 +8,7 @@ before anything is trained. Each measurement is written down before it is used.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -64,15 +64,16 @@ def find_goal(job: Job, work: Work, progress: Progress) -> Goal:
     budget = job.recipe.prune.budget
     if budget.kind == "keep_fraction":
         return units_goal(job)
+    held_by = request_of(job, 1.0).selection.in_force
     if budget.kind != "speedup":
-        goal = goal_of(budget.kind, budget.value, job.dense)
+        goal = goal_of(budget.kind, budget.value, job.dense, held_by=held_by)
         require_reachable(job, goal)
         return goal
     require_measured_here(job)
     progress.stage(f"find the width that is {budget.value:g} times as fast")
-    goal = goal_of("speedup", budget.value, job.dense, units=1.0)
+    goal = goal_of("speedup", budget.value, job.dense, units=1.0, held_by=held_by)
     units = 1.0 if budget.value <= 1.0 else _search(job, goal, work, progress)
-    return goal_of("speedup", budget.value, job.dense, units=units)
+    return replace(goal, units=units)
 
 
 def require_measured_here(job: Job) -> None:
@@ -89,7 +90,8 @@ def require_measured_here(job: Job) -> None:
 def units_goal(job: Job) -> Goal:
     """A keep_fraction as a goal. Raises BudgetNotMet where the smallest widths leave more."""
     share, strict = job.recipe.prune.budget.value, job.recipe.prune.allocation == "global"
-    goal = goal_of("keep_fraction", share, job.dense, units=share, strict=strict)
+    held_by = request_of(job, share).selection.in_force
+    goal = goal_of("keep_fraction", share, job.dense, units=share, strict=strict, held_by=held_by)
     require_reachable(job, goal)
     return goal
 
@@ -109,6 +111,8 @@ def require_reachable(job: Job, goal: Goal) -> None:
         return
     smallest = wanted_plan(job.dense, None, scores, request_of(job, 1 / _GRID**2))
     wanted = wanted_plan(job.dense, None, scores, request_of(job, goal.value))
+    if goal.strict and smallest.axes and smallest.unit_keep_fraction > goal.value + UNIT_ROUNDING:
+        raise goal.missed(smallest.unit_keep_fraction)
     at_the_end = wanted.axes and wanted.unit_keep_fraction <= smallest.unit_keep_fraction
     if at_the_end and wanted.unit_keep_fraction > goal.value + UNIT_ROUNDING:
         raise goal.missed(wanted.unit_keep_fraction)
@@ -140,7 +144,7 @@ def _candidates(job: Job) -> list[_Candidate]:
     """Distinct plans on a grid of shares, by the dense model's scores; the largest first."""
     scores = scores_of(job, job.dense, 0)
     found: dict[str, _Candidate] = {}
-    for index in range(_GRID - 1, 0, -1):
+    for index in range(_GRID, 0, -1):  # the first one removes what has a share of its own
         share = index / _GRID
         plan = wanted_plan(job.dense, None, scores, request_of(job, share))
         if plan.axes:

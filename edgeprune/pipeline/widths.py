@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgeprune.graph.analysis import Analysis
 from edgeprune.planning.allocate import Request
-from edgeprune.planning.plan import Plan, make_plan, plan
+from edgeprune.planning.plan import Plan, make_plan, plan_for
 from edgeprune.scoring.scores import Scores
 from edgeprune.surgery.compose import compose
 
@@ -28,14 +28,8 @@ def wanted_plan(dense: Analysis, so_far: Plan | None, scores: Scores, request: R
 
     `scores` are the current model's; units that are gone already come last in every ranking.
     """
-    return plan(
-        dense,
-        Scores(scores.criterion, _in_dense_units(dense, kept_units(dense, so_far), scores)),
-        keep_fraction=request.keep_fraction,
-        allocation=request.allocation,
-        multiple=request.multiple,
-        depthwise_multiple=request.depthwise_multiple,
-    )
+    values = _in_dense_units(dense, kept_units(dense, so_far), scores)
+    return plan_for(dense, Scores(scores.criterion, values), request)
 
 
 def step_plan(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeprune.errors import PlanError
-from edgeprune.graph.groups import Group
+from edgeprune.graph.groups import Group, TensorShape
+from edgeprune.planning.selection import Selection, Terms, terms
 
 # ONNX Runtime leaves its blocked path on a depthwise width that is no multiple of 4 and runs
 # about four times slower; so even without a target these widths are rounded.
@@ -30,9 +30,13 @@ class Request:
     keep_fraction: float = 0.5
     allocation: str = "uniform"
     multiple: int = 1
-    keep: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
     depthwise_multiple: int = DEPTHWISE_MULTIPLE
+    selection: Selection = field(default_factory=Selection)
+
+    @property
+    def removes(self) -> bool:
+        """Whether anything is to go."""
+        return self.keep_fraction < 1.0 or self.selection.removes
 
     def __post_init__(self) -> None:
         if not 0.0 < self.keep_fraction <= 1.0:
@@ -57,49 +61,35 @@ def allocate(
     groups: tuple[Group, ...],
     scores: Mapping[str, NDArray[np.float64]],
     request: Request,
+    tensors: tuple[TensorShape, ...] = (),
 ) -> dict[str, NDArray[np.int64]]:
-    """Sorted indices of the units that stay, by group name."""
-    chosen = _chosen(groups, request)
+    """Sorted indices of the units that stay, by group name; `tensors` tell which are tied."""
+    held = terms(groups, request.selection, tensors)
+    free = [g for g in groups if not held[g.name].whole and held[g.name].fraction is None]
     if request.allocation == "uniform":
-        counts = {g.name: request.keep_fraction * g.width for g in groups}
+        counts = {g.name: request.keep_fraction * g.width for g in free}
     else:
-        counts = _global_counts([g for g in groups if g.name in chosen], scores, request)
+        counts = _global_counts(free, held, scores, request)
     kept = {}
     for group in groups:
+        own = held[group.name]
         count = group.width
-        if group.name in chosen:
-            count = round_width(group, counts[group.name], request)
+        if not own.whole:
+            asked = counts.get(group.name, (own.fraction or 0.0) * group.width)
+            count = round_width(group, asked, request, own.least)
         # Stable: of equal scores the first positions stay.
         best = np.argsort(-scores[group.name], kind="stable")[:count]
         kept[group.name] = np.sort(best)
     return kept
 
 
-def _chosen(groups: tuple[Group, ...], request: Request) -> set[str]:
-    def matching(patterns: tuple[str, ...], option: str) -> set[str]:
-        found: set[str] = set()
-        for pattern in patterns:
-            names = {
-                group.name
-                for group in groups
-                if any(fnmatchcase(table.parameter, pattern) for table in group.tables)
-            }
-            if not names:
-                raise PlanError(
-                    f"plan at {option}: expected a pattern that matches a removable tensor, got "
-                    f"{pattern!r}. `edgeprune inspect` lists the names."
-                )
-            found |= names
-        return found
-
-    chosen = matching(request.only, "only") if request.only else {g.name for g in groups}
-    return chosen - matching(request.keep, "keep")
-
-
 def _global_counts(
-    groups: list[Group], scores: Mapping[str, NDArray[np.float64]], request: Request
+    groups: list[Group],
+    held: Mapping[str, Terms],
+    scores: Mapping[str, NDArray[np.float64]],
+    request: Request,
 ) -> dict[str, float]:
-    """Rank all units together, each score divided by its group's mean.
+    """Rank the units of `groups` together, each score divided by its group's mean.
 
     Without the division, groups with more weights a unit would always win.
     """
@@ -112,7 +102,7 @@ def _global_counts(
         # Scores of a group that the loss does not see are all 0: then there is no scale.
         mean = float(alive.mean()) if alive.size else 0.0
         order = np.sort(values)[::-1] / (mean if mean > 0 else 1.0)
-        floor = max(1, math.ceil(GLOBAL_FLOOR * group.width))
+        floor = max(held[group.name].least, math.ceil(GLOBAL_FLOOR * group.width))
         counts[group.name] = float(floor)
         ranked += [(float(value), group.name) for value in order[floor:]]
     ranked.sort(key=lambda pair: -pair[0])
@@ -142,12 +132,13 @@ def _units(multiple: int, a_unit: int) -> int:
     return multiple // math.gcd(multiple, a_unit)
 
 
-def round_width(group: Group, wanted: float, request: Request) -> int:
-    """The nearest allowed number of units, at least one step, at most all.
+def round_width(group: Group, wanted: float, request: Request, least: int = 1) -> int:
+    """The nearest allowed number of units, at least `least` and one step, at most all.
 
     Width 40, multiple 16: 20 -> 16, 24 -> 32 (halves go up), 35 -> 32, 36 -> 40 (all of it).
     """
     step = quantum(group, request)
-    allowed = [*range(step, group.width, step), group.width]
+    allowed = [n for n in range(step, group.width, step) if n >= least]
+    allowed.append(group.width)
     # Widest first: of two that are equally near, min() takes the wider.
     return int(min(reversed(allowed), key=lambda count: abs(count - wanted)))

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from edgeprune.errors import PlanError
 from edgeprune.graph.groups import TensorShape
 from edgeprune.planning.allocate import DEPTHWISE_MULTIPLE, Request, allocate
+from edgeprune.planning.selection import Selection
 
 if TYPE_CHECKING:
     from edgeprune.graph.analysis import Analysis
@@ -160,18 +161,32 @@ def plan(
     multiple: int = 1,
     keep: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
+    fractions: Mapping[str, float] | None = None,
+    min_width: int | Mapping[str, int] = 1,
     depthwise_multiple: int = DEPTHWISE_MULTIPLE,
 ) -> Plan:
     """Decide which units stay: the best of each group by `scores`.
 
     `keep_fraction` (0-1]: share of units kept, of every group with `uniform`, of all units
     together with `global`. Widths are rounded to a multiple of `multiple` positions, those of a
-    depthwise convolution also to one of `depthwise_multiple`. `keep` and `only` are shell patterns
-    over tensor names: groups to leave whole, or the only ones to touch.
-    Raises `PlanError` for a fraction out of range or a pattern that matches nothing.
+    depthwise convolution also to one of `depthwise_multiple`.
+
+    Shell patterns over tensor names say which groups are meant. `keep`: tensors that stay as they
+    are. `only`: the layers whose width may shrink, by the weights that make it. `fractions`:
+    {pattern: share kept (0-1]} for such layers, instead of `keep_fraction`; with `global` they do
+    not compete with the others. `min_width`: the fewest units left of a width, one number or
+    {pattern: number}; a width that is smaller stays whole.
+    Raises `PlanError` for a value out of range, a pattern that matches nothing, and two that ask
+    different shares of one width.
     """
-    request = Request(keep_fraction, allocation, multiple, keep, only, depthwise_multiple)
-    kept = allocate(analysis.groups, scores.values, request)
+    selection = Selection(keep=keep, only=only, fractions=fractions or {}, min_width=min_width)
+    request = Request(keep_fraction, allocation, multiple, depthwise_multiple, selection)
+    return plan_for(analysis, scores, request)
+
+
+def plan_for(analysis: Analysis, scores: Scores, request: Request) -> Plan:
+    """`plan`, asked for with one value."""
+    kept = allocate(analysis.groups, scores.values, request, analysis.tensors)
     removed = {
         group.name: ~np.isin(np.arange(group.width), kept[group.name]) for group in analysis.groups
     }

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from edgeprune.errors import UsageError
 from edgeprune.recipe.schema import Recipe, recipe_schema
-from edgeprune.recipe.sections import Section
+from edgeprune.recipe.table import Section
 
 BEGIN = "<!-- begin: made by python -m edgeprune.recipe.reference docs -->"
 END = "<!-- end -->"
@@ -29,12 +29,14 @@ UNITS = {
     "confidence": "share",
     "distillation": "share",
     "epochs": "passes",
+    "fractions": "share",
     "final_epochs": "passes",
     "keep_fraction": "share",
     "latency_ms": "milliseconds",
     "learning_rate": "per step",
     "macs_fraction": "share",
     "max_accuracy_drop": "share",
+    "min_width": "units",
     "multiple": "units",
     "opset": "version",
     "params_fraction": "share",
@@ -123,13 +125,23 @@ def _row(name: str, field: FieldInfo) -> str:
 
 
 def _unit(name: str, field: FieldInfo) -> str:
-    kinds = {field.annotation, *get_args(field.annotation)}
-    return UNITS[name] if kinds & {int, float} else ""
+    return UNITS[name] if set(_leaves(field.annotation)) & {int, float} else ""
+
+
+def _leaves(annotation: object) -> Iterator[object]:
+    """The types inside an annotation: `float` in `dict[str, Annotated[float, ...]]`."""
+    inner = [arg for arg in get_args(annotation) if get_origin(annotation) is not Literal]
+    if not inner:
+        yield annotation
+    for argument in inner:
+        yield from _leaves(argument)
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
+    if field.default_factory is not None:
+        return "`{}`"
     return "not set" if field.default is None else f"`{_toml(field.default)}`"
 
 
@@ -161,6 +173,9 @@ def _choices(annotation: object) -> tuple[object, ...]:
 
 def _kind(annotation: object) -> str:
     names = {str: "text", bool: "`true`, `false`", int: "an integer", float: "a number"}
+    if get_origin(annotation) in (dict, tuple):
+        kind = "a table" if get_origin(annotation) is dict else "a list"
+        return f"{kind} of patterns" if str in _leaves(annotation) else kind
     kinds = [annotation, *get_args(annotation)]
     return next((names[kind] for kind in kinds if isinstance(kind, type) and kind in names), "")
 
@@ -171,6 +186,9 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return f"[{', '.join(_toml(member) for member in value)}]"
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{json.dumps(key)} = {_toml(member)}" for key, member in value.items())
+        return f"{{ {pairs} }}"
     return json.dumps(value) if isinstance(value, str) else str(value)
 
 

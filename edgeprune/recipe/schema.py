@@ -16,18 +16,17 @@ from pydantic import Field, PrivateAttr, ValidationError
 from edgeprune.errors import RecipeError, UsageError
 from edgeprune.recipe.complaint import complaints
 from edgeprune.recipe.factory import archive_file, onnx_file, parse_factory
+from edgeprune.recipe.pruning import BudgetSection, PruneSection
 from edgeprune.recipe.sections import (
-    BudgetSection,
     DataSection,
     ExportSection,
     GatesSection,
     ModelSection,
-    PruneSection,
     RecoverSection,
     RepairSection,
-    Section,
     TargetSection,
 )
+from edgeprune.recipe.table import Section
 
 
 class Origin(NamedTuple):

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, cast, get_args
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from edgeprune.errors import InternalError, UsageError
+from edgeprune.errors import UsageError
 from edgeprune.recipe.inputs import parse_inputs
-
-BudgetKind: TypeAlias = Literal["keep_fraction", "macs_fraction", "params_fraction", "speedup"]
-
-
-class Section(BaseModel):
-    """A table of the recipe: frozen, and closed to keys that are not listed."""
-
-    # Strict: `rounds = true` is a mistake, not 1. A whole number is a number for a float, though.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+from edgeprune.recipe.table import Section
 
 
 class ModelSection(Section):
@@ -65,113 +57,6 @@ class DataSection(Section):
         "and returns edgeprune.Data(train, validation, test, calibration, metric, loss).",
         min_length=3,
         examples=["data.py:load"],
-    )
-
-
-class BudgetSection(Section):
-    """budget: how much of the model may stay, or how fast it must become; exactly one key."""
-
-    keep_fraction: float | None = Field(
-        default=None,
-        description="Share of units kept at the end, above 0, at most 1: of every group with "
-        "allocation 'uniform', of all units together with 'global'.",
-        gt=0.0,
-        le=1.0,
-        examples=[0.5],
-    )
-    macs_fraction: float | None = Field(
-        default=None,
-        description="Largest share of the dense model's multiply-accumulates at the end, above 0, "
-        "at most 1.",
-        gt=0.0,
-        le=1.0,
-        examples=[0.5],
-    )
-    params_fraction: float | None = Field(
-        default=None,
-        description="Largest share of the dense model's parameters at the end, above 0, at most 1.",
-        gt=0.0,
-        le=1.0,
-        examples=[0.3],
-    )
-    speedup: float | None = Field(
-        default=None,
-        description="Smallest ratio of median latencies on the target, dense / pruned, 1-100; "
-        "measured, so the target must be this machine.",
-        ge=1.0,
-        le=100.0,
-        examples=[2.5],
-    )
-
-    @model_validator(mode="after")
-    def _is_one(self) -> BudgetSection:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"exactly one of {', '.join(type(self).model_fields)}")
-        return self
-
-    @property
-    def kind(self) -> BudgetKind:
-        """Which of the keys is given."""
-        for name in get_args(BudgetKind):
-            if getattr(self, name) is not None:
-                return cast(BudgetKind, name)
-        raise InternalError("budget at [prune] budget: expected one key, got none. Report this.")
-
-    @property
-    def value(self) -> float:
-        """The value of that key."""
-        return float(getattr(self, self.kind))
-
-
-class PruneSection(Section):
-    """[prune]: what to remove, in how many rounds, and when to stop."""
-
-    budget: BudgetSection = Field(description="How much of the model may stay.")
-    criterion: str = Field(
-        default="l2",
-        description="Name of the criterion that scores units; built in are l1, l2, taylor, "
-        "gradient and random. taylor and gradient need labels in the training split.",
-        min_length=1,
-    )
-    score_samples: int = Field(
-        default=512,
-        description="Labelled training samples behind the scores of a round, 1-1000000, fresh "
-        "ones every round; read by taylor and gradient only.",
-        ge=1,
-        le=1_000_000,
-    )
-    allocation: Literal["uniform", "global"] = Field(
-        default="uniform",
-        description="uniform: the same share of every group; global: the highest scores anywhere.",
-    )
-    rounds: int = Field(
-        default=4,
-        description="Rounds of score, remove, repair, recover, in equal steps to the budget; "
-        "1-100. A round that the guard refuses is tried again at half the step.",
-        ge=1,
-        le=100,
-    )
-    max_accuracy_drop: float = Field(
-        default=0.01,
-        description="The guard: largest drop of validation accuracy below the dense model, as a "
-        "share (0.01 = one point), of a metric of your own in its unit, from 0. A round that "
-        "drops more is undone; after three the run ends with the last accepted model.",
-        ge=0.0,
-    )
-    multiple: int | None = Field(
-        default=None,
-        description="Widths are kept at multiples of this many units, 1-256. "
-        "Default: the target's channel multiple.",
-        ge=1,
-        le=256,
-    )
-    seed: int = Field(
-        default=0, description="Seed of everything random in the run, from 0.", ge=0, lt=2**32
-    )
-    exact_only: bool = Field(
-        default=False,
-        description="Whether to pin what redefines a statistic (the width of LayerNorm).",
     )
 
 

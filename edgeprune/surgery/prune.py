@@ -10,7 +10,9 @@ from torch import nn
 from edgeprune.errors import NothingToRemove, PlanError
 from edgeprune.graph.analysis import Analysis, analyze
 from edgeprune.graph.module import CapturedModule
-from edgeprune.planning.plan import Plan, plan
+from edgeprune.planning.allocate import Request
+from edgeprune.planning.plan import Plan, plan_for
+from edgeprune.planning.selection import Selection
 from edgeprune.recipe.data import Batch, Loss
 from edgeprune.scoring.scores import score
 from edgeprune.surgery.prove import Proof, prove
@@ -46,6 +48,8 @@ def prune(
     multiple: int = 1,
     keep: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
+    fractions: Mapping[str, float] | None = None,
+    min_width: int | Mapping[str, int] = 1,
     dynamic_batch: bool = True,
     exact_only: bool = False,
     batches: Iterable[Batch] | None = None,
@@ -59,30 +63,25 @@ def prune(
     Raises `ProofFailed` when the shrunk model is not the silenced dense one, `PlanError` when
     nothing could be removed although something was to go, and what the stages raise.
     """
+    selection = Selection(keep=keep, only=only, fractions=fractions or {}, min_width=min_width)
+    request = Request(keep_fraction, allocation, multiple, selection=selection)
     analysis = analyze(model, args, kwargs, dynamic_batch=dynamic_batch, exact_only=exact_only)
     scores = score(analysis, criterion, batches, loss, seed=seed)
-    decided = plan(
-        analysis,
-        scores,
-        keep_fraction=keep_fraction,
-        allocation=allocation,
-        multiple=multiple,
-        keep=keep,
-        only=only,
-    )
-    if keep_fraction < 1.0 and not decided.axes:
-        raise _nothing(analysis)
+    decided = plan_for(analysis, scores, request)
+    if request.removes and not decided.axes:
+        raise _nothing(analysis, request)
     small = shrink(analysis, decided)
     proof = prove(analysis, decided, small, seed=seed).require()
     return Pruned(model=small, plan=decided, analysis=analysis, proof=proof)
 
 
-def _nothing(analysis: Analysis) -> PlanError:
+def _nothing(analysis: Analysis, request: Request) -> PlanError:
     reasons = list(dict.fromkeys(f"{pin.unit}: {pin.reason} {pin.where}" for pin in analysis.pins))
     shown = "; ".join(reasons[:5]) or "the model has no removable width"
     text = f"prune: expected at least one unit to remove, got none. Pins: {shown}."
     if not analysis.groups:
         return NothingToRemove(f"{text} See `edgeprune inspect`.")
+    options = ("keep_fraction", "multiple", *request.selection.in_force)
     return PlanError(
-        f"{text} {len(analysis.groups)} groups are free: lower keep_fraction or multiple."
+        f"{text} {len(analysis.groups)} groups are free: remove more by {' or '.join(options)}."
     )

@@ -106,6 +106,47 @@ def test_prune_without_a_place_writes_nothing(spec, tmp_path, monkeypatch):
     assert list(empty.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("args", "widths"),
+    [
+        (["--only", "0.*"], [8, 8]),
+        (["--keep-whole", "4.*"], [8, 8]),
+        (["--fraction", "2.weight=0.25"], [8, 2]),
+        (["--min-width", "6"], [8, 6]),
+        (["--min-width", "6", "--min-width", "0.*=12"], [12, 6]),
+        (["--keep", "1", "--fraction", "*=0.25"], [4, 2]),
+    ],
+)
+def test_prune_removes_only_what_is_asked(spec, args, widths):
+    """By hand, on widths 16 and 8."""
+    result = CliRunner().invoke(app, ["prune", spec, "--input", "2x6", *args, "--json"])
+
+    assert result.exit_code == 0, result.stderr
+    groups = json.loads(result.stdout)["report"]["groups"]
+    assert [group["after"] for group in groups] == widths
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--only", "7.*"], "plan at only: expected a pattern that matches a weight"),
+        (["--keep-whole", "7.*"], "plan at keep: expected a pattern that matches a tensor"),
+        (["--only", "4.weight"], "4.weight only follows the width of 2.weight"),
+        (["--keep-whole", "2.*"], "remove more by keep_fraction or multiple or keep"),
+        (["--fraction", "0.*=2"], "plan at fractions: expected shares above 0, at most 1, got 2"),
+        (["--fraction", "0.5"], "reading --fraction: expected PATTERN=SHARE, got '0.5'"),
+        (["--min-width", "0.*=x"], "reading --min-width: expected [PATTERN=]N, got '0.*=x'"),
+        (["--min-width", "2", "--min-width", "3"], "got '*' twice"),
+    ],
+)
+def test_prune_explains_a_selection_that_cannot_be(spec, args, message):
+    """Each mistake exits with 2 and names the option, what was expected and what stands there."""
+    result = CliRunner().invoke(app, ["prune", spec, "--input", "2x6", *args])
+
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 def test_prune_refuses_a_place_that_is_not_ours(spec, tmp_path):
     """A folder with other files is refused before the model is even loaded."""
     (tmp_path / "notes.txt").write_text("mine")

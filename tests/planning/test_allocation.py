@@ -110,20 +110,6 @@ def test_a_request_that_cannot_be_is_refused(request_: dict[str, object], text: 
         Request(**request_)  # type: ignore[arg-type]
 
 
-def test_patterns_choose_groups_and_must_match() -> None:
-    """`only` touches what it matches, `keep` spares it, a pattern without a match is an error."""
-    groups = (group("a", 8), group("b", 8))
-    scores = {g.name: np.arange(8.0) for g in groups}
-
-    only = allocate(groups, scores, Request(0.5, only=("a.*",)))
-    keep = allocate(groups, scores, Request(0.5, keep=("a.*",)))
-
-    assert [len(only["a"]), len(only["b"])] == [4, 8]
-    assert [len(keep["a"]), len(keep["b"])] == [8, 4]
-    with pytest.raises(PlanError, match=r"plan at only: expected a pattern that matches .* 'z\*'"):
-        allocate(groups, scores, Request(0.5, only=("z*",)))
-
-
 def test_gone_units_never_come_back_into_a_global_ranking() -> None:
     """A group that the loss does not see: its 8 live units score 0, its 8 gone ones -inf. Half of
     all 32 stay: the 16 live units of the other group come first, and no gone unit is counted."""

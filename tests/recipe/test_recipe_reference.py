@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -12,10 +13,17 @@ import pytest
 from edgeprune.errors import UsageError
 from edgeprune.recipe.reference import reference, write_reference
 from edgeprune.recipe.schema import Recipe, recipe_schema
-from edgeprune.recipe.sections import Section
+from edgeprune.recipe.table import Section
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 AGAIN = "run: python -m edgeprune.recipe.reference docs"
+
+
+def types(body: dict[str, object]) -> Iterator[str]:
+    """The JSON types that a key takes, in a table of values too."""
+    members = body.get("additionalProperties")
+    for part in (body, *body.get("anyOf", []), *([members] if isinstance(members, dict) else [])):
+        yield part.get("type")
 
 
 def leaves(section: type[Section]) -> dict[str, Section]:
@@ -45,7 +53,7 @@ def test_every_key_has_a_row_with_every_cell():
         name
         for table in schema["$defs"].values()
         for name, body in table["properties"].items()
-        if {"integer", "number"} & {kind.get("type") for kind in (body, *body.get("anyOf", []))}
+        if {"integer", "number"} & set(types(body))
     }
 
     assert {row[0].strip("|` ") for row in rows} == set(leaves(Recipe))

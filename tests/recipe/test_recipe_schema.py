@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from edgeprune.errors import RecipeError
 from edgeprune.recipe.schema import Recipe, load_recipe, recipe_hash, recipe_schema
-from edgeprune.recipe.sections import Section
+from edgeprune.recipe.table import Section
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -41,6 +41,10 @@ multiple = 8
 seed = 7
 exact_only = true
 score_samples = 64
+keep = ["head.*"]
+only = ["body.*", "neck.*"]
+fractions = { "neck.*" = 0.25, "body.0.*" = 1 }
+min_width = { "*" = 4, "body.*" = 16 }
 [repair]
 samples = 100
 ridge = 0.01
@@ -96,7 +100,7 @@ def _dotted(tables: dict, prefix: str = "") -> list[str]:
     """The dotted keys of every value of a document."""
     found = []
     for key, value in tables.items():
-        inner = isinstance(value, dict)
+        inner = isinstance(value, dict) and f"{prefix}{key}" not in keys_of(Recipe)
         found += _dotted(value, f"{prefix}{key}.") if inner else [prefix + key]
     return found
 
@@ -113,6 +117,36 @@ def test_defaults_are_the_documented_ones(tmp_path):
     assert recipe.target.name == "local"
     assert recipe.gates.parity is None
     assert recipe.gates.confidence is None
+
+
+def test_a_minimum_may_be_one_number_for_all(tmp_path):
+    """`min_width = 8` is `{ "*" = 8 }`; by pattern, the table stays as it is."""
+    one = load_recipe(write(tmp_path, MINIMAL + "min_width = 8\n"))
+    many = load_recipe(write(tmp_path, MINIMAL + 'min_width = { "a.*" = 2 }\n'))
+
+    assert one.prune.min_width == {"*": 8}
+    assert many.prune.min_width == {"a.*": 2}
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "expected"),
+    [
+        ("min_width = 0", "prune.min_width.*", "expected a value greater than or equal to 1, got"),
+        ('min_width = { "a.*" = 1.5 }', "prune.min_width.a.*", "expected an integer, got 1.5"),
+        ("min_width = true", "prune.min_width", "expected a table, got True"),
+        ('fractions = { "a.*" = 0 }', "prune.fractions.a.*", "expected a value greater than 0"),
+        ("fractions = 0.5", "prune.fractions", "expected a table, got 0.5"),
+        ('keep = "a.*"', "prune.keep", "expected a list, got 'a.*'"),
+        ('only = [""]', "prune.only.0", "got ''"),
+    ],
+)
+def test_a_wrong_selection_is_named_by_its_key(tmp_path, line, key, expected):
+    """The key with its pattern, what was expected, and what stands there."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, MINIMAL + line + "\n"))
+
+    assert f"at {key}: " in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_every_key_can_be_set(tmp_path):
