@@ -24,6 +24,7 @@ from edgeprune.errors import EdgepruneError, EnvironmentFailed, InternalError, U
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.text import Text
 
 JsonValue: TypeAlias = (
     "str | int | float | bool | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
@@ -48,6 +49,18 @@ class Session:
         if not self.json and not self.quiet:
             for block in blocks:
                 _console(stderr=False).print(block, soft_wrap=isinstance(block, str))
+
+    @property
+    def width(self) -> int:
+        """Columns of stdout; 120 where it is no terminal and nobody says COLUMNS."""
+        return _console(stderr=False).width
+
+    def lines(self, texts: Sequence[Text]) -> None:
+        """Print lines that are wrapped already on stdout; nothing with --json or -q."""
+        if not self.json and not self.quiet:
+            console = _console(stderr=False)
+            for text in texts:
+                console.print(text, soft_wrap=True, highlight=False)
 
     def line(self, text: str) -> None:
         """Print the result's one line on stdout, with -q too; nothing with --json."""

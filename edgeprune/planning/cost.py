@@ -38,11 +38,12 @@ def cost(captured: Captured) -> Cost:
 
 def macs(captured: Captured, facts: Facts) -> int:
     """MACs a sample of the captured graph if its values had the shapes in `facts`."""
-    total = sum(_macs(node, facts) for node in captured.module.graph.nodes)
+    total = sum(macs_of(node, facts) for node in captured.module.graph.nodes)
     return round(total / (captured.inputs.batch_size or 1))
 
 
-def _macs(node: fx.Node, facts: Facts) -> int:
+def macs_of(node: fx.Node, facts: Facts) -> int:
+    """MACs of one node for the whole batch of the example; 0 for what is no contraction."""
     if node.target in CONVOLUTIONS:
         # Every output element sums over one group's inputs and the kernel.
         return math.prod(_shape(node, facts)) * math.prod(_operand(node, 1, facts)[1:])

@@ -52,13 +52,15 @@ def test_inspect_counts_what_a_unit_owns(spec):
     assert groups["0.weight"]["width"] == 16
     assert groups["0.weight"]["params_per_unit"] == 6 + 1 + 8
     assert groups["2.weight"]["params_per_unit"] == 16 + 1 + 3
-    assert groups["0.weight"]["share"] == pytest.approx(16 * 15 / found["params"])
+    assert groups["0.weight"]["macs_per_unit"] == 6 + 8
+    assert groups["0.weight"]["share"] == pytest.approx(15 * 15 / found["params"])
+    assert groups["0.weight"]["macs_share"] == pytest.approx(15 * 14 / found["macs"])
     assert groups["0.weight"]["coupled"] == ["0.weight dim 0", "0.bias dim 0", "2.weight dim 1"]
     assert {unit.split()[0] for pin in found["pins"] for unit in pin["units"]} >= {"4.weight"}
 
 
 def test_inspect_says_it_in_a_table(spec):
-    """The table names groups, pins with their reason, and the totals; -v names every tensor."""
+    """It names groups, pins with their reason, and the totals; -v names every tensor."""
     wide = CliRunner(env={"COLUMNS": "240"})
     plain = wide.invoke(app, ["inspect", spec, "--input", "2x6"]).stdout
     verbose = wide.invoke(app, ["inspect", spec, "--input", "2x6", "-v"]).stdout
