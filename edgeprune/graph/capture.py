@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -75,7 +75,8 @@ def capture(
     if isinstance(model, CapturedModule):
         return _recapture(copy.deepcopy(model), given, dynamic_batch, takes_another_batch)
     if is_exported(model):
-        return _recapture(from_exported(model), given, dynamic_batch, treats_samples_alike)
+        found = _recapture(from_exported(model), given, dynamic_batch, treats_samples_alike)
+        return replace(found, lost=(*found.lost, *_dropped(model, found.module)))
     with _eval_mode(model), torch.no_grad():
         other = at_another_batch(model, given) if dynamic_batch else None
         inputs = given if other is None else grow_batch(given)
@@ -214,6 +215,13 @@ def is_dynamic(program: ExportedProgram) -> bool:
         if isinstance(value, torch.Tensor)
         for size in value.shape
     )
+
+
+def _dropped(model: nn.Module, module: CapturedModule) -> tuple[str, ...]:
+    """Modules of an exported graph whose tensors it never reads; their classes are not known."""
+    names = set(model.state_dict()) - set(module.state_dict())
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in model.state_dict() if name in names)
+    return tuple(f"{path or 'a bare tensor'} does nothing in eval mode" for path in owners)
 
 
 def _lost(model: nn.Module, module: CapturedModule, batch_fixed: bool) -> tuple[str, ...]:

@@ -74,10 +74,17 @@ def keep_only_provenance(graph: fx.Graph) -> None:
     """Drop every note of export but module path and source line (in place).
 
     Shapes, guards and symbolic values in the metadata go stale with the first edit, so nothing
-    may read them afterwards.
+    may read them afterwards. Path and line are kept as torch.export spells them too: then it hands
+    them on when a user exports the pruned model, and the lines of a `.pt2` are those of the code.
     """
     for node in graph.nodes:
-        node.meta = {"module": module_path(node), "where": source_line(node)}
+        module, where = module_path(node), source_line(node)
+        node.meta = {"module": module, "where": where}
+        file, _, line = where.rpartition(":")
+        if file:
+            node.meta["stack_trace"] = f'  File "{file}", line {line}, in forward\n'
+        if module:
+            node.meta["nn_module_stack"] = {module: (module, "torch.nn.modules.module.Module")}
 
 
 def error_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 
 from edgeprune.errors import UsageError
 from edgeprune.graph.module import CapturedModule
+from edgeprune.graph.provenance import keep_only_provenance
 from edgeprune.pipeline.graph_json import graph_from_json, graph_to_json
 
 GRAPH = "graph.json"
@@ -40,6 +41,7 @@ def load(bundle: Path | str) -> nn.Module:
     for node in graph.nodes:
         if node.op == "get_attr":
             _require_attribute(root, str(node.target), folder)
+    keep_only_provenance(graph)
     return CapturedModule(root, graph).eval()
 
 

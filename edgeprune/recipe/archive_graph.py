@@ -81,6 +81,8 @@ def _checked(key: str, value: object) -> object:
         return {name: _checked(name, member) for name, member in value.items()}
     if isinstance(value, list):
         return [_checked(key, member) for member in value]
+    if isinstance(value, str) and key == "out_spec":
+        value = _with_plain_outputs(value)
     if isinstance(value, str):
         _check_text(key, value)
     return value
@@ -121,6 +123,40 @@ def _is_size_expression(text: str) -> bool:
     if "'" in bare or _DOT_TO_NAME.search(bare):
         return False
     return all(_SYMPY.fullmatch(word) or _SYMBOL.fullmatch(word) for word in _WORD.findall(bare))
+
+
+def _with_plain_outputs(text: str) -> str:
+    """The structure of outputs with every class of named fields as a dict of the same names.
+
+    So come the outputs of transformers and dataclasses; the class itself is never looked up.
+    """
+    try:
+        version, tree = json.loads(text)
+    except (ValueError, TypeError):
+        return text  # refused as it stands
+    queue: list[object] = [tree]
+    while queue:
+        node = queue.pop()
+        if not isinstance(node, dict) or not isinstance(node.get("children_spec"), list):
+            continue
+        names = _field_names(node.get("context"))
+        if node.get("type") not in _STRUCTURES and len(names) == len(node["children_spec"]) > 0:
+            node |= {"type": "builtins.dict", "context": json.dumps(names)}
+        queue += node["children_spec"]
+    return json.dumps([version, tree])
+
+
+def _field_names(context: object) -> list[str]:
+    """The fields of a class: its context is their names, or (names, names of empty ones)."""
+    try:
+        found: object = json.loads(context) if isinstance(context, str) else context
+    except ValueError:
+        return []
+    if isinstance(found, list) and len(found) == 2 and all(isinstance(n, list) for n in found):
+        found = found[0]
+    if not isinstance(found, list) or len(set(map(str, found))) != len(found):
+        return []
+    return [name for name in found if is_plain(name)]
 
 
 def _check_structure(text: str) -> None:

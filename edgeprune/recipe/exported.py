@@ -39,6 +39,7 @@ def load_exported(path: Path) -> Exported:
         program = torch.export.load(io.BytesIO(archive.content))
         # Guards would be compiled from text; the shapes they ask for are found by running.
         module = program.module(check_guards=False)
+        _tie_(module)
     except Exception as error:  # torch raises anything on a document that it does not understand
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
@@ -52,3 +53,20 @@ def load_exported(path: Path) -> Exported:
         args=None if sample is None else sample.args,
         kwargs={} if sample is None else sample.kwargs,
     )
+
+
+def _tie_(module: nn.Module) -> None:
+    """Make names that share their numbers one tensor again (in place).
+
+    An archive keeps the numbers of a tied weight once, but gives each name a tensor of its own:
+    they would be trained, and pruned, as two.
+    """
+    first: dict[tuple[object, ...], torch.Tensor] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if tensor.numel() == 0:
+            continue
+        key = (tensor.data_ptr(), tensor.dtype, *tensor.shape, *tensor.stride())
+        same = first.setdefault((*key, isinstance(tensor, nn.Parameter)), tensor)
+        if same is not tensor:
+            path, _, last = name.rpartition(".")
+            setattr(module.get_submodule(path), last, same)
