@@ -33,6 +33,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "zoo.json"
 TABLE = HERE.parent / "docs" / "zoo.md"
 _POLL_SECONDS = 0.5
+_REGRESSION = 0.005
 console = Console()
 
 
@@ -49,8 +50,9 @@ def main() -> int:
     missing = [e for e in chosen if options.names or e.key not in rows]
     with ThreadPoolExecutor(options.jobs) as pool:
         for row in pool.map(lambda e: _run(e, options.seconds, options.mib), missing):
+            before = rows.get(row["key"])
             rows[row["key"]] = row
-            _say(row)
+            _say(row, before)
             _write(rows, known)
     kept = [rows[e.key] for e in known if e.key in rows]
     text, met = report(kept, len(known))
@@ -157,9 +159,13 @@ def _write(rows: dict[str, Row], known: tuple[Entry, ...]) -> None:
     draft.replace(RESULTS)
 
 
-def _say(row: Row) -> None:
+def _say(row: Row, before: Row | None) -> None:
+    """One line a model; a share that fell since the last run is a regression."""
     removed = f"{100 * float(row.get('removed', 0.0)):.0f} % removed"
     verdict = "passed" if passed(row) else f"FAILED {row['failures']}"
+    fell = float((before or {}).get("removed", 0.0)) - float(row.get("removed", 0.0))
+    if fell > _REGRESSION:
+        removed = f"{removed} (REGRESSION: {100 * fell:.1f} points less than before)"
     console.print(
         f"{row['key']}: {verdict}, {removed}, {row['wall_seconds']} s, {row['peak_mib']} MiB",
         markup=False,
