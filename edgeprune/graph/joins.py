@@ -85,8 +85,8 @@ class Record:
         node = self._nodes[self._names[join]]
         one, two = self.index(before), self.index(after)
         how = phrase_of(node)
-        if one == two:
-            how = f"{TIED}, {self._ties.get(node.name, 'kept rectangular')}"
+        if one == two and node.name in self._ties:
+            how = f"{TIED}, {self._ties[node.name]}, with"
         elif two in self._reading:
             how = READ_BY
         elif one in self._reading:

@@ -6,6 +6,7 @@ classes are computed once, vectorised, at the end (connected components).
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -155,10 +156,19 @@ class Labels:
         """How many joins were recorded so far."""
         return len(self._pairs)
 
-    def joined(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64], str]]:
-        """Every join in graph order: labels of one side and the other, and the node's name."""
+    def joined(
+        self, nodes: Set[str] | None = None
+    ) -> list[tuple[NDArray[np.int64], NDArray[np.int64], str]]:
+        """Every join in graph order: labels of one side and the other, and the node's name.
+
+        `nodes`: only the joins at these.
+        """
         pairs = zip(self._pairs, self._nodes, strict=True)
-        return [(one.numpy(), two.numpy(), node) for (one, two), node in pairs]
+        return [
+            (one.numpy(), two.numpy(), node)
+            for (one, two), node in pairs
+            if nodes is None or node in nodes
+        ]
 
     def _edges(self) -> NDArray[np.int64]:
         if not self._pairs:

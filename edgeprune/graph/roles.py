@@ -40,7 +40,7 @@ def reading_axes(found: Walk, module: CapturedModule) -> frozenset[int]:
     labels = found.labels
     starts = np.array([axis.first_label for axis in labels.axes], dtype=np.int64)
     joins: dict[str, list[tuple[NDArray[np.int64], NDArray[np.int64]]]] = {}
-    for one, two, name in labels.joined():
+    for one, two, name in labels.joined({edge.node for edge in found.edges}):
         joins.setdefault(name, []).append((one, two))
     reading: set[int] = set()
     for edge in found.edges:

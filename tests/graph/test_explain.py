@@ -55,10 +55,10 @@ def transformer() -> Analysis:
     return analyze(net(run, **layers), (noise(2, 5, 4),))
 
 
-def one_group() -> Analysis:
-    """A GroupNorm of a single group between two convolutions."""
-    layers = {"a": conv(3, 8), "norm": nn.GroupNorm(1, 8), "b": conv(8, 4)}
-    return analyze(net(lambda m, x: m.b(m.norm(m.a(x))), **layers), (image(),))
+def rolled() -> Analysis:
+    """Every channel is added to the next one, the last to the first."""
+    layers = {"a": conv(3, 8), "b": conv(8, 4)}
+    return analyze(net(lambda m, x: m.b((y := m.a(x)) + y.roll(1, 1)), **layers), (image(),))
 
 
 def sorted_by_data() -> Analysis:
@@ -69,7 +69,7 @@ def sorted_by_data() -> Analysis:
     )
 
 
-MADE = {"residual": residual, "transformer": transformer, "one_group": one_group}
+MADE = {"residual": residual, "transformer": transformer, "rolled": rolled}
 MADE["sorted"] = sorted_by_data
 
 
@@ -147,14 +147,15 @@ def test_a_head_has_its_positions_tied():
 
 
 def test_a_width_that_is_all_or_nothing_says_what_ties_it():
-    """One group of a GroupNorm: the chain goes to another channel of the same layer."""
-    account = of(one_group(), "a.weight", 0)
+    """A channel and the next one of the same layer: the sum at which they meet, with its line."""
+    account = of(rolled(), "a.weight", 0)
 
     (part,) = account.stuck
     assert part.reason.startswith("all positions stand or fall together")
-    assert part.operator == "group_norm"
-    assert part.chain[-1].after == "a.weight dim 0"
-    assert any("all or nothing" in step.how for step in part.chain)
+    assert part.positions == 8
+    (step,) = part.chain
+    assert (step.how, step.operator) == ("added to", "add")
+    assert step.before == step.after == "a.weight dim 0"
 
 
 def test_a_node_a_module_and_a_tensor_can_be_asked_for():

@@ -110,17 +110,20 @@ def test_global_keeps_about_the_asked_share(analysis):
 
 
 def test_keep_and_only_choose_groups_by_their_tensors(analysis):
-    """`keep` leaves the groups of a tensor whole, `only` touches no others."""
+    """`keep` leaves whole what would take from a tensor, `only` means the weights that make it."""
 
     def touched(**options):
         decided = plan(analysis, score(analysis), **options)
         return {group.name for group in decided.groups if len(group.keep) < group.width}
 
     everything = {group.name for group in analysis.groups}
-    assert touched(only=("a.bias",)) == {"a.weight"}
+    assert touched(only=("a.weight",)) == {"a.weight"}
     assert touched(keep=("a.bias",)) == everything - {"a.weight"}
     # b.weight reads one width and makes another.
-    assert touched(only=("b.*",)) == {"a.weight", "b.weight"}
+    assert touched(only=("b.*",)) == {"b.weight"}
+    assert touched(keep=("b.*",)) == everything - {"a.weight", "b.weight"}
+    with pytest.raises(PlanError, match="a.bias only follows the width of a.weight"):
+        touched(only=("a.bias",))
 
 
 def test_composed_plans_keep_the_positions_of_the_first(analysis):
