@@ -42,8 +42,8 @@ class TensorInfo:
 class Artifact:
     """An ONNX file that passed the checker and that ONNX Runtime loads.
 
-    size_bytes counts the weights' own file too, which only models beyond 2 GiB have
-    (`data_path`); sha256 is that of `path`.
+    size_bytes counts the weights' own file too (`data_path`), which models beyond 2 GiB have, and
+    others on demand; sha256 is that of `path`.
     """
 
     path: Path
@@ -63,6 +63,7 @@ def export(
     *,
     opset: int = 20,
     dynamic_batch: bool = True,
+    external_data: bool | None = None,
     metadata: tuple[tuple[str, str], ...] = (),
 ) -> Artifact:
     """Write `model` (not changed), in eval mode, to the ONNX file `path`; replaced whole or not.
@@ -71,6 +72,8 @@ def export(
     parameters of `forward` (of a dict: its keys), outputs `output`, `output_0` ... or by their
     keys, the first dim `batch`; see `edgeprune.exporting.names`. metadata: (key, value) pairs for
     `metadata_props`, beside edgeprune's and torch's version; a key that is there is kept.
+    external_data: whether weights of more than 256 bytes go into a file of their own, `path` with
+    `.data` behind it; None: only where they are more than one file can hold (2 GiB).
 
     The file passes onnx.checker's full check, loads in ONNX Runtime and computes what torch
     computes on the example. Raises ModelNotSupported, with the node or output at fault.
@@ -96,7 +99,7 @@ def export(
     _add_provenance_(onnx_model, metadata)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / path.name
-        data = _save(onnx_model, draft)
+        data = _save(onnx_model, draft, external_data)
         session = check_file(draft)
         require_agreement(session, captured, path.name)
         artifact = Artifact(
@@ -141,16 +144,23 @@ def _add_provenance_(model: ir.Model, metadata: tuple[tuple[str, str], ...]) -> 
         model.metadata_props.setdefault(key, value)
 
 
-def _save(model: ir.Model, path: Path) -> Path | None:
-    """Write the file; weights beyond protobuf's limit go into a file of their own."""
+def _save(model: ir.Model, path: Path, external_data: bool | None) -> Path | None:
+    """Write the file; the path of the weights' own file where there is one."""
     weights = [value.const_value for value in model.graph.initializers.values()]
     total = sum(tensor.nbytes for tensor in weights if tensor is not None)
-    if total < _SINGLE_FILE_BYTES:
+    is_large = total >= _SINGLE_FILE_BYTES
+    if is_large and external_data is False:
+        raise UsageError(
+            f"exporting at {path.name}: expected weights of less than {_SINGLE_FILE_BYTES} bytes, "
+            f"as one file can hold, got {total}. Leave external_data out.",
+            where=path.name,
+        )
+    if not (is_large if external_data is None else external_data):
         ir.save(model, path)
         return None
     data = path.with_name(f"{path.name}.data")
     ir.save(model, path, external_data=data.name)
-    return data
+    return data if data.exists() else None
 
 
 def _move(source: Path, destination: Path) -> None:
