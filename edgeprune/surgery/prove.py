@@ -17,7 +17,7 @@ from edgeprune.graph.inputs import Inputs, clone, resize_batch, vary
 from edgeprune.graph.module import CapturedModule
 from edgeprune.planning.plan import Plan
 from edgeprune.surgery.deviation import deviation, first_difference, varies
-from edgeprune.surgery.precision import in_float64, inputs_in_float64
+from edgeprune.surgery.precision import forget, in_float64, inputs_in_float64
 from edgeprune.surgery.sabotage import Sabotage, sabotage
 from edgeprune.surgery.shrink import passes
 from edgeprune.surgery.silence import Silencer
@@ -112,24 +112,37 @@ def _prove(analysis: Analysis, plan: Plan, pruned: torch.nn.Module, seed: int) -
     inputs, dense = _telling_inputs(analysis, seed)
     if kept.all():
         return _proof("nothing removed", 0.0, 0.0, "float32", (), "the plan removes nothing")
-    trial = _Trial(analysis, pruned, inputs)
+    with contextlib.ExitStack() as held:
+        return _judged(_Trial(analysis, pruned, inputs), plan, removed, dense, seed, held)
+
+
+def _judged(
+    trial: _Trial,
+    plan: Plan,
+    removed: Mapping[str, NDArray[np.bool_]],
+    dense: tuple[object, ...],
+    seed: int,
+    held: contextlib.ExitStack,
+) -> Proof:
+    """Compare, in float64 if need be, and sabotage; `held` lets go of what that takes."""
+    kept = trial.analysis.kept_labels(removed)
     reference = trial.silenced(kept)
     change = deviation(reference, dense)
     error = max(deviation(trial.shrunk(), reference), _other_batch(trial, kept))
     precision: Literal["float32", "float64"] = "float32"
     tolerance = TOLERANCE_FLOAT32
     if not error <= tolerance:
-        trial = trial.precise()
+        trial = held.enter_context(trial.precise())
         reference = trial.silenced(kept)
         error = max(deviation(trial.shrunk(), reference), _other_batch(trial, kept))
         precision, tolerance = "float64", TOLERANCE_FLOAT64
     if not error <= tolerance:
         with trial.created_alike():
-            where = first_difference(analysis, kept, trial.dense, trial.pruned, trial.inputs)
+            where = first_difference(trial.analysis, kept, trial.dense, trial.pruned, trial.inputs)
         return _proof("failed", error, change, precision, (), "outputs differ", where)
     if change == 0.0:
         return _proof("no change", error, change, precision, (), "the removed units were dead")
-    tries = _sabotages(trial, plan, removed, kept, seed)
+    tries = _sabotages(trial, plan, removed, kept, seed, held)
     if not tries:
         return _proof("weak", error, change, precision, tries, "no group tried is heard")
     missed = ", ".join(f"{t.kind} in {t.group}" for t in tries if not t.detected)
@@ -155,13 +168,14 @@ def _sabotages(
     removed: Mapping[str, NDArray[np.bool_]],
     kept: NDArray[np.bool_],
     seed: int,
+    held: contextlib.ExitStack,
 ) -> tuple[Sabotage, ...]:
     """In float64: one unit of thousands moves an output by less than 100 float32 tolerances.
 
     On the finest scale on which the honest comparison holds, so that the margin is of the
     tolerance that was really met (docs/decisions/0004).
     """
-    fine = trial if trial.dense_module is not None else trial.precise()
+    fine = trial if trial.dense_module is not None else held.enter_context(trial.precise())
     reference = fine.silenced(kept)
     if trial.analysis.captured.dynamic_batch and fine.inputs.batch_size is not None:
         # One sample tells a wrong unit as well as two, in half the time, where its outputs are
@@ -244,14 +258,15 @@ class _Trial:
         finally:
             torch.set_default_dtype(before)
 
-    def precise(self) -> _Trial:
-        """The same comparison in float64."""
-        return _Trial(
-            self.analysis,
-            in_float64(self.pruned),
-            inputs_in_float64(self.inputs),
-            in_float64(self.analysis.captured.module),
-        )
+    @contextlib.contextmanager
+    def precise(self) -> Iterator[_Trial]:
+        """The same comparison in float64, while it lasts."""
+        pruned, dense = in_float64(self.pruned), in_float64(self.analysis.captured.module)
+        try:
+            yield _Trial(self.analysis, pruned, inputs_in_float64(self.inputs), dense)
+        finally:
+            forget(pruned)
+            forget(dense)
 
 
 def _samples_for(outputs: tuple[object, ...], batch: int) -> int:

@@ -16,6 +16,7 @@ from edgeprune.graph.groups import Group, SlotTable
 from edgeprune.graph.module import attribute, set_tensor
 from edgeprune.planning.plan import Plan
 from edgeprune.surgery.deviation import deviation
+from edgeprune.surgery.precision import forget
 
 Kind = Literal["kept unit silenced", "removed unit left loud", "index swapped in one slot"]
 
@@ -148,6 +149,7 @@ def _in_group(
         for one, other, table in tries:
             model = _swapped(trial, plan, table, int(one), int(other))
             worst = max(worst, deviation(trial.run(model), reference))
+            forget(model)
             if worst >= margin:
                 break
         results.append(_judged("index swapped in one slot", group, worst, margin))
@@ -198,8 +200,12 @@ def _changed(
 
 
 def _swapped(trial: Trial, plan: Plan, table: SlotTable, kept: int, gone: int) -> torch.nn.Module:
-    """The shrunk model with one tensor holding a removed unit's values in a kept unit's place."""
-    model = copy.deepcopy(trial.pruned)
+    """The shrunk model with one tensor holding a removed unit's values in a kept unit's place.
+
+    It shares its other parameters with the shrunk model: they are read, never written.
+    """
+    shared: dict[int, object] = {id(tensor): tensor for tensor in trial.pruned.parameters()}
+    model = copy.deepcopy(trial.pruned, shared)
     dense = attribute(trial.dense, table.parameter)
     small = attribute(model, table.parameter)
     if not isinstance(dense, torch.Tensor) or not isinstance(small, torch.Tensor):

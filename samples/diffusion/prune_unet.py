@@ -91,14 +91,14 @@ def peak_mib() -> int:
     return peak // (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def build(size: Size) -> nn.Module:
-    """The UNet of Stable Diffusion 1.x at this size: 8 heads and whole structure always.
+def skeleton(size: Size) -> nn.Module:
+    """The UNet of Stable Diffusion 1.x at this size, without values (on the meta device).
 
-    A group of GroupNorm has as many channels at every size (10 to 80), so that what hangs together
-    across the skip connections is the same.
+    8 heads and the whole structure always; a group of GroupNorm has as many channels at every
+    size (10 to 80), so that what hangs together across the skip connections is the same.
     """
     with torch.device("meta"):
-        model = UNet2DConditionModel(
+        return UNet2DConditionModel(
             sample_size=size.latent,
             block_out_channels=tuple(width // size.divisor for width in (320, 640, 1280, 1280)),
             cross_attention_dim=size.text_width,
@@ -106,13 +106,14 @@ def build(size: Size) -> nn.Module:
             layers_per_block=2,
             norm_num_groups=32 // size.divisor,
         )
+
+
+def build(size: Size, seed: int) -> nn.Module:
+    """The UNet in eval mode: random matrices of unit gain, vectors of which no two are alike."""
+    model = skeleton(size)
     if list(model.buffers()):
         raise RuntimeError("building the UNet: expected no buffers, got some without values")
-    return model.to_empty(device="cpu").eval()
-
-
-def lively_(model: nn.Module, seed: int) -> None:
-    """Random matrices of unit gain, and vectors of which no two numbers are alike, in place."""
+    model = model.to_empty(device="cpu").eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -121,6 +122,7 @@ def lively_(model: nn.Module, seed: int) -> None:
                 parameter.div_(parameter[0].numel() ** 0.5)
             else:
                 parameter.mul_(0.2).add_(1.0 if name.endswith("weight") else 0.0)
+    return model
 
 
 def example(size: Size, batch: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,11 +194,10 @@ class Report:
 def carry_out(size: Size, folder: Path, options: argparse.Namespace) -> Report:
     """All stages, at one size."""
     clock = Clock()
-    model = clock.run("build", lambda: build(size))
+    model = clock.run("build", lambda: build(size, options.seed))
     dense = parameters(model)
     if size.divisor == 1 and dense != FULL_PARAMETERS:
         raise RuntimeError(f"building the UNet: expected {FULL_PARAMETERS} parameters, got {dense}")
-    clock.run("random weights", lambda: lively_(model, options.seed))
     pruned = prune(model, example(size, 2, options.seed), options.keep, clock)
     artifact = clock.run(
         "export",

@@ -251,6 +251,44 @@ def test_large_weights_go_into_a_file_beside(tmp_path, monkeypatch):
     assert _agree(got.path, model, feeds, lambda m, f: (m(f["input"]),)) <= 1e-4
 
 
+def test_a_file_of_their_own_for_the_weights_on_demand(tmp_path):
+    """external_data=True moves the weights out of a small model's file; the numbers are the same.
+
+    Without, and for weights too small to be worth it, there is one file.
+    """
+    model = nn.Linear(64, 64).eval()
+    x = torch.randn(2, 64)
+
+    one = export(model, tmp_path / "one.onnx", (x,))
+    two = export(model, tmp_path / "two.onnx", (x,), external_data=True)
+    tiny = export(nn.Linear(3, 2).eval(), tmp_path / "t.onnx", (x[:, :3],), external_data=True)
+
+    assert (one.data_path, two.data_path) == (None, tmp_path / "two.onnx.data")
+    assert tiny.data_path is None
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "one.onnx",
+        "two.onnx",
+        "two.onnx.data",
+        "t.onnx",
+    }
+    assert two.data_path.stat().st_size >= 64 * 64 * 4 > two.path.stat().st_size
+    assert two.size_bytes == two.path.stat().st_size + two.data_path.stat().st_size
+    feeds = _floats("input", shape=(64,))
+    assert _agree(two.path, model, feeds, lambda m, f: (m(f["input"]),)) <= 1e-4
+
+
+def test_more_than_a_file_holds_is_not_forced_into_one(tmp_path, monkeypatch):
+    """external_data=False is refused where the weights are beyond the limit (here 100 bytes)."""
+    monkeypatch.setattr(exporting_onnx, "_SINGLE_FILE_BYTES", 100)
+
+    with pytest.raises(UsageError, match=r"m\.onnx: expected weights of less than 100 bytes"):
+        export(
+            nn.Linear(9, 9).eval(), tmp_path / "m.onnx", (torch.ones(2, 9),), external_data=False
+        )
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_exporting_prints_and_warns_nothing(tmp_path, capfd, caplog):
     """The exporter's chatter (here: an output of None) never reaches the terminal."""
     with warnings.catch_warnings(), caplog.at_level(logging.INFO):
