@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import fx
 
 from edgeprune.graph.module import CapturedModule
-from edgeprune.graph.propagate import Walk
+from edgeprune.graph.operators import cell_parameters
+from edgeprune.graph.propagate import Walk, layers_of
 
 
 def making_axes(found: Walk, module: CapturedModule, ranks: Mapping[str, int]) -> frozenset[int]:
@@ -32,8 +33,8 @@ def making_axes(found: Walk, module: CapturedModule, ranks: Mapping[str, int]) -
 def reading_axes(found: Walk, module: CapturedModule) -> frozenset[int]:
     """Indices into `found.labels.axes` of the tensor dims that a contraction sums over.
 
-    Found where a reader was recorded: what it joined with its input there, on the side that no
-    input of the model reaches, are the dims of its weight.
+    Found where a reader was recorded: of the positions that it joined there, those that lie in an
+    operand which no input of the model reaches, its weight.
     """
     constant = _constants(module.graph)
     nodes = {node.name: node for node in module.graph.nodes}
@@ -44,17 +45,30 @@ def reading_axes(found: Walk, module: CapturedModule) -> frozenset[int]:
         joins.setdefault(name, []).append((one, two))
     reading: set[int] = set()
     for edge in found.edges:
-        node = nodes[edge.node]
+        if cell_parameters(nodes[edge.node]):
+            continue  # one operator makes its width and reads it
+        weights = _labels_of(found, [n for n in nodes[edge.node].all_input_nodes if n in constant])
         mine = edge.layer.reshape(-1).numpy()
-        operand = node.args[edge.operand]
-        if isinstance(operand, fx.Node) and operand in constant:
-            reading |= _axes_of(mine, starts)
-        elif any(source in constant for source in node.all_input_nodes):
-            for sides in joins.get(edge.node, []):
-                for side, other in (sides, sides[::-1]):
-                    if np.array_equal(side, mine):
-                        reading |= _axes_of(other, starts)
-    return frozenset(i for i in reading if labels.axes[i].is_parameter)
+        sides = [mine]
+        for one, two in joins.get(edge.node, []):
+            sides += [two] if np.array_equal(one, mine) else []
+            sides += [one] if np.array_equal(two, mine) else []
+        for side in sides:
+            if np.isin(side, weights).all():
+                reading |= _axes_of(side, starts)
+    cells = {str(p.target) for node in nodes.values() for p in cell_parameters(node)}
+    return frozenset(
+        index
+        for index, axis in enumerate(labels.axes)
+        if axis.is_parameter and (index in reading or (axis.owner in cells and axis.dim == 1))
+    )
+
+
+def _labels_of(found: Walk, nodes: list[fx.Node]) -> NDArray[np.int64]:
+    """Every label of the values of these nodes."""
+    layers = [layer for node in nodes for layer in layers_of(found.values[node.name])]
+    flat = [np.unique(layer.numpy()) for layer in layers]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *flat])
 
 
 def _axes_of(labels: NDArray[np.int64], starts: NDArray[np.int64]) -> set[int]:

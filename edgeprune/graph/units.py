@@ -226,8 +226,9 @@ def _tables(
 
 def _name(tables: Sequence[SlotTable], taken: set[str], ranks: Mapping[str, int]) -> str:
     """The first weight that makes this width (dim 0 of a matrix), numbered if taken."""
-    makers = [t for t in tables if t.dim == 0 and ranks[t.parameter] > 1]
-    name = (makers or list(tables))[0].parameter
+    rows = [t for t in tables if t.dim == 0 and ranks[t.parameter] > 1]
+    makers = [t for t in rows if t.makes]
+    name = (makers or rows or list(tables))[0].parameter
     unique, number = name, 2
     while unique in taken:
         unique, number = f"{name}#{number}", number + 1

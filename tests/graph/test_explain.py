@@ -219,8 +219,23 @@ def test_makers_are_the_weights_whose_output_a_width_is():
     words = net(lambda m, x: m.b(m.table(x)), table=nn.Embedding(9, 6), b=nn.Linear(6, 4))
     tokens = analyze(words, (torch.arange(6).reshape(2, 3),))
 
+    memory = net(lambda m, x: m.b(m.r(x)[0]), r=nn.LSTM(3, 6, batch_first=True), b=nn.Linear(6, 4))
+    steps = analyze(memory, (noise(2, 5, 3),))
+    stacked = net(
+        lambda m, x: m.o(
+            torch.einsum("bneh,eho->bno", torch.einsum("bni,eih->bneh", x, m.w).relu(), m.v)
+        ),
+        w=param(3, 8, 6),
+        v=param(3, 6, 7),
+        o=nn.Linear(7, 4),
+    )
+    experts = analyze(stacked, (noise(2, 5, 8),))
     assert [group.makers for group in images.groups] == [("a.weight",), ("up.weight",)]
     assert [group.makers for group in tokens.groups] == [("table.weight",)]
+    assert [group.makers for group in steps.groups] == [("r.weight_ih_l0", "r.weight_hh_l0")]
+    readers = {("v", 0), ("v", 1), ("o.weight", 1)}
+    tables = [table for group in experts.groups for table in group.tables]
+    assert {(t.parameter, t.dim) for t in tables if not t.makes} == readers
 
 
 def test_joins_are_searched_once_for_all_groups(analysis):
