@@ -85,7 +85,7 @@ def movement(t: Trace, x: Value, *args: object, **kwargs: object) -> Value | tup
         t.pin(x, "a stepped slice of it is written in place")
     # A view of labels may need a copy where a view of the values does not.
     target = aten.reshape.default if t.target in _VIEWS else t.target
-    probe = target(torch.zeros(1).expand(x.shape), *args, **kwargs)
+    probe = target(torch.zeros(()).expand(x.shape), *args, **kwargs)
     results = [target(layer.expand(x.shape), *args, **kwargs) for layer in x.layers]
     if isinstance(probe, torch.Tensor):
         layers = tuple(collapse(result) for result in results)

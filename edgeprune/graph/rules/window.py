@@ -66,10 +66,19 @@ def window(t: Trace, x: Value, *args: object, **kwargs: object) -> Value | tuple
 def sampler(t: Trace, x: Value, grid: Value, *args: object) -> Value:
     """Each channel is read at the places that `grid` names; the grid's own positions stay.
 
-    x (2, 8, 7, 7), grid (2, 5, 5, 2) -> (2, 8, 5, 5): channel 3 stays channel 3.
+    x (2, 8, 7, 7), grid (2, 5, 5, 2) -> (2, 8, 5, 5): channel 3 stays channel 3; image 1 and
+    grid 1 are one unit, as each image has its own grid.
     """
-    t.pin(grid, "its positions are places to read at")
-    return Value(t.shape, _channels(t, x, len(x.shape) - 2))
+    grids = []
+    for layer in grid.layers:
+        if varying(layer) == (0,):
+            grids.append(layer)
+        else:
+            t.labels.pin(layer, t.cause("its positions are places to read at"))
+    tail = (1,) * (len(x.shape) - 2)
+    images = Value((*x.shape[:2], *tail), _channels(t, x, len(tail)))
+    met = t.meet(images, Value((grid.shape[0], 1, *tail), tuple(grids)))
+    return Value(t.shape, met.layers)
 
 
 @rule(aten.im2col.default)
@@ -78,9 +87,11 @@ def patches(t: Trace, x: Value, kernel: Sequence[int], *args: object) -> Value:
 
     x (2, 4, 7, 7), kernel (3, 3) -> (2, 36, 25): positions 18-26 are channel 2.
     """
-    layers = _channels(t, x, 2)
     count = kernel[0] * kernel[1]
-    return Value(t.shape, tuple(_flat(layer).repeat_interleave(count, -2) for layer in layers))
+    layers = [_flat(layer) for layer in _channels(t, x, 2)]
+    # Samples of a batch, where these have labels, are as many as before.
+    wide = (one.repeat_interleave(count, -2) if one.shape[-2] > 1 else one for one in layers)
+    return Value(t.shape, tuple(wide))
 
 
 def _flat(layer: torch.Tensor) -> torch.Tensor:
