@@ -44,17 +44,17 @@ class Example:
     partner: Operand | None = None
 
 
-def F(*shape: int, domain: Domain = "all") -> Operand:
+def F(*shape: int, domain: Domain = "all") -> Operand:  # noqa: N802
     """Floats."""
     return Operand(shape, "float", domain)
 
 
-def I(*shape: int, below: int) -> Operand:  # noqa: E743
+def I(*shape: int, below: int) -> Operand:  # noqa: E743, N802
     """Numbers from 0 to `below` - 1."""
     return Operand(shape, "index", below=below)
 
 
-def B(*shape: int) -> Operand:
+def B(*shape: int) -> Operand:  # noqa: N802
     """Truth values."""
     return Operand(shape, "bool")
 
