@@ -59,7 +59,7 @@ def B(*shape: int) -> Operand:  # noqa: N802
     return Operand(shape, "bool")
 
 
-def Z(*shape: int) -> Operand:
+def Z(*shape: int) -> Operand:  # noqa: N802
     """Complex numbers."""
     return Operand(shape, "complex")
 

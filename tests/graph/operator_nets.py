@@ -184,10 +184,7 @@ class OperatorNet:
         if operand.kind == "complex":
             parts = [self._floats(operand, source), self._floats(operand, source)]
             return self._call(aten.complex.default, *parts)
-        if source == "data":
-            node = self._input(shape)
-        else:
-            node = self._floats(operand, source)
+        node = self._input(shape) if source == "data" else self._floats(operand, source)
         return self._in_domain(node, operand)
 
     def _floats(self, operand: Operand, source: Source) -> fx.Node:

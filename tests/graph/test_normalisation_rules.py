@@ -356,7 +356,7 @@ def test_root_mean_square_written_out_is_exact():
 
 @pytest.mark.parametrize("statistic", ["logsumexp", "argmax"])
 def test_a_statistic_of_the_width_pins_it(statistic):
-    """What is told of all channels together would change with any of them: pinned, with the reason."""
+    """What is told of all channels together changes with any of them: pinned, with the reason."""
     model = between_features(lambda y: y / getattr(y, statistic)(-1, keepdim=True))
 
     with pytest.raises(PlanError, match="a statistic is taken over this axis"):
