@@ -19,7 +19,6 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from edgeprune.graph.module import attribute
-from edgeprune.graph.registry import rule_for
 from edgeprune.planning.plan import Plan
 
 aten = torch.ops.aten
@@ -82,14 +81,6 @@ def variants(target: OpOverload, example: Example, mixed: int) -> list[Variant]:
     for _ in range(mixed if len(found) > 1 else 0):
         chosen[tuple(dice.choice(["data", "own", *options]) for options in dims)] = None
     return [Variant(target, example, sources) for sources in chosen]
-
-
-def in_place(target: OpOverload) -> OpOverload | None:
-    """The overload that writes its first operand, if it exists and has a rule."""
-    namespace, _, name = target._schema.name.partition("::")
-    packet = getattr(getattr(torch.ops, namespace), f"{name}_", None)
-    found = getattr(packet, target._overloadname, None)
-    return found if isinstance(found, OpOverload) and rule_for(found) is not None else None
 
 
 def writes(target: OpOverload) -> bool:
