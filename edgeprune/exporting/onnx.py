@@ -24,6 +24,8 @@ from edgeprune.surgery.prune import Pruned
 
 # Protobuf holds at most 2 GiB in one message; the graph itself needs room beside the weights.
 _SINGLE_FILE_BYTES = 2**31 - 2**24
+# Shapes and the like stay in the graph's own file: the checker's shape inference reads them there.
+_INLINE_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,12 +157,13 @@ def _save(model: ir.Model, path: Path, external_data: bool | None) -> Path | Non
             f"as one file can hold, got {total}. Leave external_data out.",
             where=path.name,
         )
-    if not (is_large if external_data is None else external_data):
+    movable = any(t is not None and t.nbytes > _INLINE_BYTES for t in weights)
+    if not movable or not (is_large if external_data is None else external_data):
         ir.save(model, path)
         return None
     data = path.with_name(f"{path.name}.data")
-    ir.save(model, path, external_data=data.name)
-    return data if data.exists() else None
+    ir.save(model, path, external_data=data.name, size_threshold_bytes=_INLINE_BYTES)
+    return data
 
 
 def _move(source: Path, destination: Path) -> None:
