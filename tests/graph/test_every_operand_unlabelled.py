@@ -34,7 +34,7 @@ aten = torch.ops.aten
 assert edgeprune.graph.rules.every.FAMILIES
 torch.set_num_threads(1)
 
-MIXED = 3
+MIXED = 1
 """Mixtures of sources tried for one call, besides the systematic ones."""
 
 
