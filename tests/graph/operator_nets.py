@@ -252,7 +252,9 @@ class OperatorNet:
 
     def _close(self, results: Sequence[fx.Node]) -> None:
         total = None
-        for node in (*results, *self.heard):
+        # Some operators give an empty tensor where they have nothing to say.
+        told = [node for node in results if self.values[node].numel()]
+        for node in (*told, *self.heard):
             read = self._read(node)
             total = read if total is None else self._call(aten.add.Tensor, total, read)
         if not self.heard:
