@@ -2,7 +2,8 @@
 
     pip install -e ".[torch,bench]" torchvision
     python bench/engine.py                      # bench/results/engine.json, and a table
-    python bench/engine.py --nodes ZOO.json     # the walk's time against graph nodes, as SVG
+    python bench/engine.py --nodes bench/results/zoo.json
+                        # the walk's time against graph nodes: bench/results/engine-nodes.svg
 
 Each removal runs in a process of its own, on one thread, on a torchvision model with random
 weights at 1x3x224x224; half of all units go, by group L2. The two sides take turns, and which is
@@ -146,7 +147,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--models", default=",".join(MODELS), help="joined by commas (all)")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "engine.json")
     parser.add_argument("--fresh", action="store_true", help="measure again what is in the file")
-    parser.add_argument("--nodes", type=Path, metavar="ZOO", help="JSON file or folder of the zoo")
+    parser.add_argument("--nodes", type=Path, metavar="ZOO", help="the file of bench/zoo.py")
     options = parser.parse_args(arguments)
     options.models = options.models.split(",")
     unknown = sorted(set(options.models) - set(MODELS))

@@ -61,23 +61,17 @@ def rows_of(results: Sequence[dict[str, object]]) -> list[Row]:
         nodes, seconds = result.get("nodes"), result.get("seconds")
         walk = seconds.get("walk") if isinstance(seconds, dict) else None
         if isinstance(nodes, int) and isinstance(walk, int | float) and nodes > 0 and walk > 0:
-            name = str(result.get("model") or result.get("name") or number)
+            name = str(result.get("key", number))
             rows.append(Row(model=name, nodes=nodes, seconds=float(walk)))
     return rows
 
 
 def read_rows(source: Path) -> list[Row]:
-    """Rows from a JSON file (a list, or an object with `results`) or a folder of one a model.
+    """Rows from the file that bench/zoo.py writes.
 
     Raises SystemExit with fewer than three models: no line goes through two points.
     """
-    files = sorted(source.glob("*.json")) if source.is_dir() else [source]
-    results: list[dict[str, object]] = []
-    for file in files:
-        held = json.loads(file.read_text(encoding="utf-8"))
-        found = held.get("results", [held]) if isinstance(held, dict) else held
-        results += list(found.values()) if isinstance(found, dict) else found
-    rows = rows_of(results)
+    rows = rows_of(json.loads(source.read_text(encoding="utf-8"))["models"])
     if len({row.nodes for row in rows}) < 3:
         raise SystemExit(
             f"reading {source} failed: expected at least three models of different size with "

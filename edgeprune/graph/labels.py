@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -41,6 +42,10 @@ class Axis:
     is_parameter: bool
 
 
+# Address, shape and strides of a tensor.
+Identity: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...]]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Value:
     """A tensor of the graph as the label walk sees it.
@@ -59,9 +64,17 @@ def varying(layer: torch.Tensor) -> tuple[int, ...]:
     return tuple(dim for dim, size in enumerate(layer.shape) if size > 1)
 
 
-def identity(layer: torch.Tensor) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+def identity(layer: torch.Tensor) -> Identity:
     """Equal for two layers that are the same view of the same storage, while both are alive."""
     return layer.data_ptr(), tuple(layer.shape), layer.stride()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Join:
+    """Two layers, held so that nothing else takes their place in memory, and their labels."""
+
+    layers: tuple[torch.Tensor, torch.Tensor]
+    flat: tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(slots=True)
@@ -77,6 +90,8 @@ class Labels:
     _created: set[int] = field(default_factory=set)
     _pairs: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     _nodes: list[str] = field(default_factory=list)
+    # Two layers meet at many nodes and from both sides: what connects labels is kept once.
+    _distinct: dict[tuple[Identity, Identity], _Join] = field(default_factory=dict)
     _pins: list[tuple[torch.Tensor, Cause]] = field(default_factory=list)
     _ties: list[tuple[torch.Tensor, Cause]] = field(default_factory=list)
     # Of each label the one that it was tied to; long enough for all labels only when asked.
@@ -97,8 +112,16 @@ class Labels:
 
     def join(self, one: torch.Tensor, two: torch.Tensor) -> None:
         """Positions that meet element by element stand or fall together (broadcasting)."""
-        shape = np.broadcast_shapes(tuple(one.shape), tuple(two.shape))
-        self._pairs.append((one.expand(shape).reshape(-1), two.expand(shape).reshape(-1)))
+        first, second = identity(one), identity(two)
+        if (known := self._distinct.get((first, second))) is not None:
+            pair = known.flat
+        elif (known := self._distinct.get((second, first))) is not None:
+            pair = known.flat[1], known.flat[0]
+        else:
+            shape = np.broadcast_shapes(tuple(one.shape), tuple(two.shape))
+            pair = one.expand(shape).reshape(-1), two.expand(shape).reshape(-1)
+            self._distinct[first, second] = _Join((one, two), pair)
+        self._pairs.append(pair)
         self._nodes.append(self.at)
 
     def tie(self, layer: torch.Tensor, dims: tuple[int, ...], cause: Cause) -> None:
@@ -144,7 +167,8 @@ class Labels:
         A join with label 0 does not connect: it pins the other side (see `pinned`).
         """
         edges = self._edges()
-        edges = edges[:, (edges != 0).all(axis=0)]
+        one, two = edges
+        edges = edges[:, (one != 0) & (two != 0) & (one != two)]
         matrix = coo_array(
             (np.ones(edges.shape[1], dtype=np.int8), (edges[0], edges[1])),
             shape=(self.next_label, self.next_label),
@@ -171,14 +195,16 @@ class Labels:
         ]
 
     def _edges(self) -> NDArray[np.int64]:
-        if not self._pairs:
+        if not self._distinct:
             return np.zeros((2, 0), dtype=np.int64)
-        return torch.cat([torch.stack(pair) for pair in self._pairs], dim=1).numpy()
+        pairs = [torch.stack(join.flat) for join in self._distinct.values()]
+        return torch.cat(pairs, dim=1).numpy()
 
     def beside_zero(self) -> NDArray[np.int64]:
         """Labels joined with a position that carries none."""
         edges = self._edges()
-        return np.unique(edges[:, (edges == 0).any(axis=0)])
+        one, two = edges
+        return np.unique(edges[:, (one == 0) | (two == 0)])
 
     def pin_causes(self) -> list[tuple[NDArray[np.int64], Cause]]:
         """What was pinned and why, in graph order."""

@@ -110,13 +110,18 @@ def _copy(dense: CapturedModule, left: Survivors) -> CapturedModule:
 
     So the memory of the dense weights is not needed a second time.
     """
+    names: dict[int, set[str]] = {}
+    for name, tensor in dense.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), set()).add(name)
     shared: dict[int, object] = {}
     for node in dense.graph.nodes:
         value = left.analysis.walk.values.get(node.name)
         if node.op == "get_attr" and isinstance(value, Value) and left.along(value):
             tensor = attribute(dense, str(node.target))
             shared[id(tensor)] = tensor
-    return copy.deepcopy(dense, shared)
+            names.get(id(tensor), set()).discard(str(node.target))
+    # A tensor with a name that the graph does not have would stay the dense model's own.
+    return copy.deepcopy(dense, {key: t for key, t in shared.items() if not names.get(key)})
 
 
 def _slice_tensors(module: CapturedModule, left: Survivors) -> None:

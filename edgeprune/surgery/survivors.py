@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,11 +12,9 @@ from numpy.typing import NDArray
 from edgeprune.errors import InternalError, PlanError
 from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.groups import SlotTable
-from edgeprune.graph.labels import Value, identity, varying
+from edgeprune.graph.labels import Identity, Value, identity, varying
 from edgeprune.graph.propagate import Labelled
 from edgeprune.planning.plan import Plan
-
-Layer: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +24,7 @@ class Survivors:
     analysis: Analysis
     kept: NDArray[np.bool_]
     # Most values of a graph pass on the layers of another: each set of layers is looked at once.
-    _found: dict[tuple[Layer, ...], dict[int, torch.Tensor]] = field(default_factory=dict)
+    _found: dict[tuple[Identity, ...], dict[int, torch.Tensor]] = field(default_factory=dict)
 
     def along(self, value: Value) -> dict[int, torch.Tensor]:
         """Kept positions (sorted int64) of every dim that loses some; not to be changed."""
