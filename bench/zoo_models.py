@@ -10,12 +10,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 # Before any of them is imported: no model may ask the network for a file.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+M = TypeVar("M", bound=nn.Module)
 
 ZOO = Path(__file__).with_name("zoo.txt")
 
@@ -51,16 +54,16 @@ def entries(path: Path = ZOO) -> tuple[Entry, ...]:
 
 
 def build(entry: Entry, seed: int = 0) -> Built:
-    """The model of a line, with `lively_` weights, and its inputs. The same for the same seed."""
+    """The model of a line, with `lively` weights, and its inputs. The same for the same seed."""
     torch.manual_seed(seed)
     built = _BUILDERS[entry.library](entry)
-    lively_(built.model, seed)
+    lively(built.model, seed)
     built.model.eval()
     return built
 
 
-def lively_(model: nn.Module, seed: int = 0) -> None:
-    """Random weights of unit gain, random BatchNorm statistics, distinct vectors, in place.
+def lively(model: M, seed: int = 0) -> M:
+    """The model itself with random weights of unit gain, BatchNorm statistics, distinct vectors.
 
     Frozen and tied parameters keep that they are; integer buffers keep their values.
     """
@@ -77,6 +80,7 @@ def lively_(model: nn.Module, seed: int = 0) -> None:
                 buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
             if name.endswith("running_var"):
                 buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+    return model
 
 
 def _sizes(text: str) -> tuple[int, ...]:

@@ -31,6 +31,7 @@ def report(rows: list[Row], models: int) -> tuple[str, bool]:
     # What at least nine of ten models reach: the smallest of the best 90 %.
     ninth = removed[-(-9 * len(removed) // 10) - 1]
     wrong = sum("failed at" in why for row in rows for why in row["failures"].values())
+    own = sum(row.get("own_class") == "" for row in rows)
     met = share >= PASSING and median >= MEDIAN and ninth >= NINE_IN_TEN and wrong == 0
     head = [
         "# The zoo",
@@ -44,6 +45,8 @@ def report(rows: list[Row], models: int) -> tuple[str, bool]:
         f"- wrong answers: {wrong}",
         f"- parameters removed: median {100 * median:.0f} % (asked: {100 * MEDIAN:.0f} %); "
         f"nine in ten models at least {100 * ninth:.0f} % (asked: {100 * NINE_IN_TEN:.0f} %)",
+        f"- back in the user's own class (`to_module`): {own} of {models}; the others are refused "
+        "by line, and the graph is the model",
         "",
         "*Everything*: the analysis names every pin, the proof holds and tells sabotage apart, "
         "the pruned model trains a step and is",
@@ -59,8 +62,8 @@ def _table(rows: list[Row]) -> list[str]:
     lines = [
         "## Models",
         "",
-        "| model | parameters | removed | twice | heads | proof | ONNX | seconds | MiB |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| model | parameters | removed | twice | heads | proof | ONNX | class | seconds | MiB |",
+        "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|",
     ]
     for row in rows:
         proof, onnx = row.get("proof"), row.get("onnx_error")
@@ -72,11 +75,19 @@ def _table(rows: list[Row]) -> list[str]:
             str(sum(row.get("groups", {}).get("head", []))),
             "" if proof is None else f"{proof['error']:.0e}",
             "" if onnx is None else f"{onnx:.0e}",
+            _own(row.get("own_class")),
             f"{row['wall_seconds']:.0f}",
             str(row["peak_mib"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
+
+
+def _own(said: str | None) -> str:
+    """`yes`, or that it was refused, or that `to_module` failed."""
+    if said is None:
+        return ""
+    return "yes" if said == "" else "fault" if said.startswith("FAULT") else "no"
 
 
 def _pins(rows: list[Row]) -> list[str]:

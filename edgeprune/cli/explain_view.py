@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from rich.text import Text
 
+from edgeprune.cli.tables import wrapped
 from edgeprune.graph.explain import Account, Explanation, Removable, Stuck
 from edgeprune.graph.joins import Coupled, Step
 from edgeprune.graph.phrases import BIASED, MEETS, NORMALISED, READS, REVERSED, TIED
@@ -43,7 +42,7 @@ def _stuck(places: str, part: Stuck, size: int, width: int) -> list[Text]:
     some = "" if part.positions == size else f" {part.positions} of"
     each = " each" if ", " in places else ""
     head = f"{places},{some} {_plural(size, 'position')}{each}: cannot be pruned"
-    lines = _wrapped(head, width, 0, 2)
+    lines = wrapped(head, width, 0, 2)
     _stress(lines, "cannot be pruned", "bold red")
     lines += _field("why", part.reason, width)
     if part.node:
@@ -59,7 +58,7 @@ def _removable(
     mine = group.units * group.positions_a_unit
     some = "" if mine == size else f" {mine} of"
     head = f"{places},{some} {_plural(size, 'position')}: can be pruned"
-    lines = _wrapped(head, width, 0, 2)
+    lines = wrapped(head, width, 0, 2)
     _stress(lines, "can be pruned", "bold green")
     a_unit = f", {_plural(group.positions_a_unit, 'position')} each"
     units = f"{group.units} of its {group.width} {group.kind}s" + a_unit
@@ -95,15 +94,15 @@ def _partner(found: Coupled, width: int) -> list[Text]:
     if step.how.startswith(TIED):
         sentence = step.how
     place = f"{found.parameter} dim {found.dim}"
-    return _wrapped(f"{place}: {sentence} ({step.where})", width, 4, 6)
+    return wrapped(f"{place}: {sentence} ({step.where})", width, 4, 6)
 
 
 def _chain(chain: tuple[Step, ...], width: int) -> list[Text]:
     lines = [Text("  chain")]
-    lines += _wrapped(f"1. {chain[0].before}", width, 4, 7)
+    lines += wrapped(f"1. {chain[0].before}", width, 4, 7)
     for number, step in enumerate(chain, start=2):
         at = _at(step.operator, step.module, step.where)
-        lines += _wrapped(f"{number}. {step.how} {step.after}: {at}", width, 4, 7)
+        lines += wrapped(f"{number}. {step.how} {step.after}: {at}", width, 4, 7)
     return lines
 
 
@@ -123,18 +122,4 @@ def _stress(lines: list[Text], words: str, style: str) -> None:
 
 
 def _field(name: str, text: str, width: int) -> list[Text]:
-    return _wrapped(f"{name:<10}  {text}", width, 2, 14)
-
-
-def _wrapped(text: str, width: int, first: int, rest: int) -> list[Text]:
-    return [
-        Text(line)
-        for line in textwrap.wrap(
-            text,
-            width=max(width, 40),
-            initial_indent=" " * first,
-            subsequent_indent=" " * rest,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    ]
+    return wrapped(f"{name:<10}  {text}", width, 2, 14)

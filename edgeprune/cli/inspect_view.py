@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from rich.text import Text
 
 from edgeprune.cli.folding import Folded, fold, fold_names
 from edgeprune.cli.inspection import CoupledRow, GroupRow, Inspection, PinReason
+from edgeprune.cli.tables import wrapped
 from edgeprune.graph.phrases import ADDED, BIASED, CONTRACTED, MULTIPLIED, NORMALISED, READ_BY
 from edgeprune.release.wording import count, percent
 
@@ -42,7 +42,7 @@ def inspect_lines(found: Inspection, width: int, *, every: bool) -> list[Text]:
     if found.unknown:
         names = ", ".join(found.unknown)
         text = f"What feeds these is pinned: {names}."
-        lines += [_title("Operators without a rule"), *_wrapped(text, width), Text()]
+        lines += [_title("Operators without a rule"), *wrapped(text, width), Text()]
     if found.lost:
         lines += [
             _title("Lost by capturing in eval mode"),
@@ -76,9 +76,9 @@ def short(value: int) -> str:
 def _groups(found: Inspection, width: int, every: bool) -> list[Text]:
     rows = [_cells(row, every) for row in found.groups]
     folded = [Folded(tuple(cells), 1) for cells in rows] if every else fold(rows)
-    lines = [_title("Groups"), *_wrapped(_LEGEND, width)]
+    lines = [_title("Groups"), *wrapped(_LEGEND, width)]
     if any(row.times > 1 for row in folded):
-        lines += _wrapped(_FOLDED, width)
+        lines += wrapped(_FOLDED, width)
     if not folded:
         return [_title("Groups"), Text("None: the model has no width that can shrink."), Text()]
     longest = max(len(_name(row)) for row in folded) + 2
@@ -93,7 +93,7 @@ def _groups(found: Inspection, width: int, every: bool) -> list[Text]:
         lines[-1 if len(name) + 2 <= names else -2].stylize("bold", 0, len(name))
         for tie in ties:
             how, _, rest = tie.partition(": ")
-            lines += _wrapped(f"{how:<14} {rest}", width, 2, 17)
+            lines += wrapped(f"{how:<14} {rest}", width, 2, 17)
     return [*lines, Text()]
 
 
@@ -159,16 +159,16 @@ def _layer(tensor: str) -> str:
 def _pins(pins: Sequence[PinReason], width: int, every: bool) -> list[Text]:
     if not pins:
         return []
-    lines = [_title("Pinned"), *_wrapped(_PINNED, width), Text()]
+    lines = [_title("Pinned"), *wrapped(_PINNED, width), Text()]
     merged: dict[tuple[str, str], list[str]] = {}
     for row in pins:
         merged.setdefault((row.reason, row.where), []).extend(row.units)
     for (reason, where), units in merged.items():
         place = f" ({where})" if where else ""
-        lines += _wrapped(f"{reason}{place}", width, 0, 2)
+        lines += wrapped(f"{reason}{place}", width, 0, 2)
         shown = list(units) if every else fold_names(units)
         for unit in shown if every else shown[: 2 * _SHOWN]:
-            lines += _wrapped(unit, width, 4, 6)
+            lines += wrapped(unit, width, 4, 6)
         if not every and len(shown) > 2 * _SHOWN:
             lines.append(Text(f"    and {len(shown) - 2 * _SHOWN} more"))
     return [*lines, Text()]
@@ -177,7 +177,7 @@ def _pins(pins: Sequence[PinReason], width: int, every: bool) -> list[Text]:
 def _lost(lost: Sequence[str], width: int, every: bool) -> list[Text]:
     lines: list[Text] = []
     for text in lost if every else fold_names(lost):
-        lines += _wrapped(text, width, 0, 2)
+        lines += wrapped(text, width, 0, 2)
     return lines
 
 
@@ -188,18 +188,3 @@ def _some(names: list[str]) -> str:
 
 def _title(text: str) -> Text:
     return Text(text, style="bold underline")
-
-
-def _wrapped(text: str, width: int, first: int = 0, rest: int = 0) -> list[Text]:
-    """Lines of at most `width` columns; a name is never broken."""
-    return [
-        Text(line)
-        for line in textwrap.wrap(
-            text,
-            width=max(width, 40),
-            initial_indent=" " * first,
-            subsequent_indent=" " * rest,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.table import Table
@@ -17,6 +18,21 @@ from edgeprune.release.wording import (
 )
 
 _STYLES = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+
+
+def wrapped(text: str, width: int, first: int = 0, rest: int = 0) -> list[Text]:
+    """Lines of at most `width` columns, indented by `first` and `rest`; a name is never broken."""
+    return [
+        Text(line)
+        for line in textwrap.wrap(
+            text,
+            width=max(width, 40),
+            initial_indent=" " * first,
+            subsequent_indent=" " * rest,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    ]
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], right: str = "") -> Table:

@@ -236,9 +236,10 @@ def _name(tables: Sequence[SlotTable], taken: set[str], ranks: Mapping[str, int]
 
 
 def _ranks(module: CapturedModule) -> dict[str, int]:
-    """Number of dims of every tensor that the graph reads by name."""
+    """Number of dims of every tensor by name: what the graph reads, and other names of it."""
     targets = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    tensors = {target: attribute(module, target) for target in targets}
+    tensors: dict[str, object] = dict(module.state_dict(keep_vars=True))
+    tensors |= {target: attribute(module, target) for target in targets}
     return {name: t.dim() for name, t in tensors.items() if isinstance(t, torch.Tensor)}
 
 

@@ -110,42 +110,39 @@ def _copy(dense: CapturedModule, left: Survivors) -> CapturedModule:
 
     So the memory of the dense weights is not needed a second time.
     """
-    names: dict[int, set[str]] = {}
-    for name, tensor in dense.state_dict(keep_vars=True).items():
-        names.setdefault(id(tensor), set()).add(name)
     shared: dict[int, object] = {}
     for node in dense.graph.nodes:
         value = left.analysis.walk.values.get(node.name)
         if node.op == "get_attr" and isinstance(value, Value) and left.along(value):
             tensor = attribute(dense, str(node.target))
             shared[id(tensor)] = tensor
-            names.get(id(tensor), set()).discard(str(node.target))
-    # A tensor with a name that the graph does not have would stay the dense model's own.
-    return copy.deepcopy(dense, {key: t for key, t in shared.items() if not names.get(key)})
+    return copy.deepcopy(dense, shared)
 
 
 def _slice_tensors(module: CapturedModule, left: Survivors) -> None:
-    done: dict[int, torch.Tensor] = {}
+    """Every name of a tensor that shrinks gets the very same shrunk tensor (in place)."""
+    tensors: dict[str, object] = dict(module.state_dict(keep_vars=True))
+    values: dict[str, Value] = {}
     for node in module.graph.nodes:
         value = left.analysis.walk.values.get(node.name)
-        if node.op != "get_attr" or not isinstance(value, Value):
+        if node.op == "get_attr" and isinstance(value, Value):
+            values[str(node.target)] = value
+    tensors |= {name: attribute(module, name) for name in values}
+    smaller: dict[int, torch.Tensor] = {}
+    for name, value in values.items():
+        tensor, kept = tensors[name], left.along(value)
+        if not isinstance(tensor, torch.Tensor) or not kept or id(tensor) in smaller:
             continue
-        tensor = attribute(module, str(node.target))
-        if not isinstance(tensor, torch.Tensor):
-            continue
-        if id(tensor) in done:
-            # Tied: the second name gets the very same shrunk tensor.
-            _tie(module, str(node.target), done[id(tensor)])
-            continue
-        kept = left.along(value)
-        if kept:
-            smaller = tensor.detach()
-            for dim, positions in kept.items():
-                smaller = smaller.index_select(dim, positions.to(smaller.device))
-            set_tensor(module, str(node.target), smaller.contiguous())
-        replaced = attribute(module, str(node.target))
-        if isinstance(replaced, torch.Tensor):
-            done[id(tensor)] = replaced
+        sliced = tensor.detach()
+        for dim, positions in kept.items():
+            sliced = sliced.index_select(dim, positions.to(sliced.device))
+        set_tensor(module, name, sliced.contiguous())
+        replaced = attribute(module, name)
+        assert isinstance(replaced, torch.Tensor)
+        smaller[id(tensor)] = replaced
+    for name, tensor in tensors.items():
+        if id(tensor) in smaller:
+            _tie(module, name, smaller[id(tensor)])
 
 
 def _tie(module: CapturedModule, target: str, tensor: torch.Tensor) -> None:

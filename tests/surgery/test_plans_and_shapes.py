@@ -173,3 +173,18 @@ def test_the_analysed_model_is_not_changed(analysis):
         small.h.weight.zero_()
 
     assert analysis.captured.module(x).equal(before)
+
+
+def test_every_name_of_a_tensor_gets_the_shrunk_one():
+    """A second name that the graph never reads is neither the dense tensor nor a copy of it."""
+    first = prune(mixed(), (image(2, size=4),), keep_fraction=0.75)
+    graph = first.model
+    graph.register_parameter("alias", graph.get_parameter("a.weight"))
+    analysis = analyze(graph, first.analysis.captured.args)
+
+    small = shrink(analysis, plan(analysis, score(analysis)))
+
+    assert small.get_parameter("alias") is small.get_parameter("a.weight")
+    assert graph.get_parameter("alias").shape[0] > small.get_parameter("alias").shape[0]
+    dense = {t.data_ptr() for t in analysis.captured.module.state_dict().values() if t.numel()}
+    assert not dense & {t.data_ptr() for t in small.state_dict().values() if t.numel()}

@@ -11,30 +11,13 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models import get_model
 from torchvision.models.vision_transformer import VisionTransformer
+from zoo_models import lively
 
 import edgeprune
 from edgeprune.recipe.factory import load_factory, parse_factory
 from edgeprune.recipe.model import load_model
 
 FASHION = Path(__file__).resolve().parents[2] / "samples" / "fashion"
-
-
-def unit_gain(model: nn.Module) -> nn.Module:
-    """Random weights that keep the size of what passes through them, lively statistics."""
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=draw)
-            if parameter.dim() > 1:
-                parameter.copy_(noise / max(parameter[0].numel(), 1) ** 0.5)
-            else:
-                parameter.add_(0.2 * noise)
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(0.2 * torch.randn(buffer.shape, generator=draw))
-            if name.endswith("running_var"):
-                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=draw))
-    return model.eval()
 
 
 def small_vit() -> nn.Module:
@@ -72,7 +55,7 @@ def test_residuals_gates_and_attention_come_closer(name):
     On samples that repair has not seen; every reader is tried, and none gets worse.
     """
     make, size = NETWORKS[name]
-    model = unit_gain(make())
+    model = lively(make()).eval()
     pruned = edgeprune.prune(model, (images(2, size),), keep_fraction=0.7)
     everything = images(160, size)
 

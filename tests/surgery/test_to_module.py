@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from small_nets import Net, conv, image, net, noise, param, randomised, require_equal
-from test_torchvision import lively
 from torch import nn
 from torch.nn.utils import parametrizations
+from zoo_models import lively
 
 import edgeprune
 from edgeprune.surgery.tagged import Known, Log, Place, Tagged, evaluate

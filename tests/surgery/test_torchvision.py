@@ -10,6 +10,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from zoo_models import lively
 
 import edgeprune
 
@@ -23,28 +24,6 @@ def network(name: str) -> nn.Module:
     """A torchvision network for SIZE x SIZE images with lively random weights."""
     options = {"image_size": SIZE} if name.startswith("vit") else {}
     return lively(torchvision.models.get_model(name, weights=None, **options))
-
-
-def lively(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights of unit gain, random BatchNorm statistics and norms, non-zero heads.
-
-    A default initialisation hides faults: an untrained ViT head is zero, and equal norm weights
-    make slices alike.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if parameter.dim() > 1:
-                parameter.copy_(noise / max(parameter[0].numel(), 1) ** 0.5)
-            else:
-                parameter.add_(0.2 * noise)
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
-            if name.endswith("running_var"):
-                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
-    return model
 
 
 @pytest.mark.first

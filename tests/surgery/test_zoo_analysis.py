@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from test_torchvision import lively
+from zoo_models import lively
 
 import edgeprune
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+from zoo_models import Entry, build, entries
+from zoo_trial import trial
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1] / "bench"))
-
-from zoo_models import Entry, build, entries  # noqa: E402 (bench is no package)
-from zoo_trial import trial  # noqa: E402
 
 
 def golden() -> list[tuple[Entry, float]]:
