@@ -28,6 +28,7 @@ BATCH = "batch"
 
 _NODE = re.compile(r"translating node %?(?P<name>\w+).*?target=(?P<op>[\w.]+)", re.DOTALL)
 _OP = re.compile(r"OpOverload\(op='(?P<op>[\w.]+)', overload='(?P<overload>\w+)'\)")
+_SYMBOL = "Unsupported attribute type"
 # What torch writes to debug its exporter: it holds paths of the user's machine and outweighs the
 # graph itself (mobilenet_v3_small: 90 kB of text).
 _DEBUG_PREFIXES = ("pkg.torch.", "pkg.onnxscript.", "namespace")
@@ -249,9 +250,12 @@ def _not_translatable(error: Exception, captured: Captured, said: str) -> ModelN
     line = places.get(name or "", "")
     reason = str(chain[-1]).strip().splitlines() or [type(chain[-1]).__name__]
     where = " ".join(filter(None, (name, f"({line})" if line else ""))) or "the graph"
+    # An attribute that grows with the batch (the groups of a convolution) has no place in a file.
+    fixed = "Set dynamic_batch=False" if captured.dynamic_batch and _SYMBOL in text else ""
     return ModelNotSupported(
         f"exporting at {where}: expected an ONNX form of {op_name}, got {type(chain[-1]).__name__}"
         f": {reason[0][:300]}{f' [{said[:300]}]' if said else ''}. "
-        f"Write that line with other ops, or give torch.onnx a translation of the op.",
+        f"{f'{fixed}, write' if fixed else 'Write'} that line with other ops, or give torch.onnx "
+        "a translation of the op.",
         where=name,
     )

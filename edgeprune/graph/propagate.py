@@ -152,7 +152,9 @@ class _Walker:
             return self._unlabelled(fact)
         rule = rule_for(node.target)
         if rule is None:
-            self.unknown.append(str(node.target))
+            # Where no label comes in (a grid of positions), nothing has to be known of it.
+            if any(layers_of(self.values[source.name]) for source in node.all_input_nodes):
+                self.unknown.append(str(node.target))
             self._pin_inputs(node, f"{node.target} has no rule")
             return self._unlabelled(fact)
         args = [self._resolve(arg) for arg in node.args]

@@ -7,6 +7,7 @@ the producer too, biases and sigmoid(0) = 0.5 leak.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from typing import cast
 
@@ -34,33 +35,35 @@ class Silencer(fx.Interpreter):
 
     def __init__(self, analysis: Analysis, module: CapturedModule, kept: NDArray[np.bool_]) -> None:
         super().__init__(module)
-        self.masks: dict[str, list[tuple[Edge, torch.Tensor]]] = defaultdict(list)
-        self.redefined: dict[str, torch.Tensor] = {}
+        self.masks: dict[str, list[tuple[Edge, Mask]]] = defaultdict(list)
+        self.redefined: dict[str, list[Mask]] = defaultdict(list)
+        batch = analysis.captured.inputs.batch_size
         for edge in analysis.walk.edges:
-            mask = torch.from_numpy(kept[edge.layer.numpy()])
-            if not mask.all():
+            mask = Mask(edge.layer, kept, batch)
+            if not mask.all:
                 self.masks[edge.node].append((edge, mask))
         for item in analysis.walk.redefinitions:
-            mask = torch.from_numpy(kept[item.layer.numpy()])
-            if mask.all():
+            mask = Mask(item.layer, kept, batch)
+            if mask.all:
                 continue
             if item.formula not in (LAYER_NORM, GROUP_NORM):
                 raise InternalError(f"proof at {item.node}: no formula {item.formula!r}.")
-            other = self.redefined.get(item.node)
-            self.redefined[item.node] = mask if other is None else mask & other
+            self.redefined[item.node].append(mask)
 
     def run_node(self, n: fx.Node) -> object:
         """Run one node, masked where it reads removed units."""
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if n.name in self.redefined:
             masked = masked_group_norm if n.target is aten.group_norm.default else masked_layer_norm
-            return masked(self.redefined[n.name], *args)
+            x = cast(torch.Tensor, args[0])
+            heard = [mask.over(x) for mask in self.redefined[n.name]]
+            return masked(functools.reduce(torch.logical_and, heard), *args)
         if n.name not in self.masks:
             return super().run_node(n)
-        heard = list(args)
+        operands = list(args)
         for edge, mask in self.masks[n.name]:
-            heard[edge.operand] = _masked(heard[edge.operand], mask, edge.member)
-        return getattr(self, n.op)(n.target, tuple(heard), kwargs)
+            operands[edge.operand] = _masked(operands[edge.operand], mask, edge.member)
+        return getattr(self, n.op)(n.target, tuple(operands), kwargs)
 
     def outputs(self, inputs: Inputs) -> tuple[object, ...]:
         """Flat outputs for `inputs`."""
@@ -70,12 +73,57 @@ class Silencer(fx.Interpreter):
             return tuple(self.run(*flat, enable_io_processing=False))
 
 
-def _masked(value: object, mask: torch.Tensor, member: int) -> object:
+class Mask:
+    """What is heard of an operand with labels `layer`: `kept` of them, at any batch size.
+
+    A layer has the shape of the captured run, in which the batch of `batch` samples may be merged
+    with channels (a convolution with a group a sample, of a style-based GAN).
+    """
+
+    def __init__(self, layer: torch.Tensor, kept: NDArray[np.bool_], batch: int | None) -> None:
+        self._layer, self._batch = layer, batch
+        self._mask = torch.from_numpy(kept[layer.numpy()])
+        self.all = bool(self._mask.all())
+
+    def over(self, x: torch.Tensor) -> torch.Tensor:
+        """Boolean that broadcasts to `x`, on its device."""
+        mask = self._mask
+        for dim in range(-mask.dim(), 0):
+            if mask.shape[dim] not in (1, x.shape[dim]) and self._batch:
+                labels = self._layer.movedim(dim, 0)
+                index = samples(labels, self._batch, x.shape[dim])
+                mask = mask.index_select(dim, index)
+        return mask.to(x.device)
+
+
+def samples(labels: torch.Tensor, batch: int, size: int) -> torch.Tensor:
+    """For `size` positions of another batch, the positions of `labels` (n, ...) they repeat.
+
+    n = outer x batch x inner, with the same labels for every sample; that way to split n is
+    looked for from the outermost on.
+    """
+    n = len(labels)
+    samples, rest = divmod(size * batch, n)
+    splits = () if rest or n % batch else range(1, n // batch + 1)
+    for outer in splits:
+        if (n // batch) % outer:
+            continue
+        split = labels.reshape(outer, batch, n // batch // outer, *labels.shape[1:])
+        if bool((split == split[:, :1]).all()):
+            at = torch.arange(n).reshape(outer, batch, -1)[:, :1]
+            return at.expand(-1, samples, -1).reshape(-1)
+    raise InternalError(
+        f"proof: expected {n} labelled positions to be those of {batch} samples alike, got others "
+        f"at {size} positions. Report the model."
+    )
+
+
+def _masked(value: object, mask: Mask, member: int) -> object:
     """`value` where the mask is true, else 0; of a list of operands, the one at `member`."""
     if isinstance(value, list | tuple):
         return [_masked(v, mask, 0) if i == member else v for i, v in enumerate(value)]
     tensor = cast(torch.Tensor, value)
-    return torch.where(mask.to(tensor.device), tensor, torch.zeros_like(tensor))
+    return torch.where(mask.over(tensor), tensor, torch.zeros_like(tensor))
 
 
 def masked_layer_norm(

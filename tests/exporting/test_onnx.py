@@ -325,6 +325,25 @@ def test_an_op_without_onnx_form_is_named_with_its_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_op_that_needs_the_batch_as_a_number_says_to_fix_it(tmp_path):
+    """A convolution with a group a sample: refused with the remedy, and the remedy holds."""
+
+    class GroupASample(nn.Module):
+        def forward(self, x, w):
+            merged = x.reshape(1, -1, *x.shape[2:])
+            return nn.functional.conv2d(merged, w.flatten(0, 1), groups=x.shape[0]).unflatten(
+                1, (x.shape[0], -1)
+            )
+
+    example = (torch.randn(2, 3, 8, 8), torch.randn(2, 4, 3, 3, 3))
+    with pytest.raises(ModelNotSupported, match="Set dynamic_batch=False"):
+        export(GroupASample().eval(), tmp_path / "m.onnx", example)
+
+    made = export(GroupASample().eval(), tmp_path / "m.onnx", example, dynamic_batch=False)
+
+    assert made.outputs[0].shape == (1, 2, 4, 6, 6)
+
+
 def test_a_constant_output_that_is_no_tensor_is_refused(tmp_path):
     """An ONNX file gives tensors only; returning a Python number is said, not dropped."""
 

@@ -95,6 +95,19 @@ def test_an_unknown_op_is_named_and_pins_only_what_feeds_it():
     assert [group.name for group in analysis.groups] == ["c.weight"]
 
 
+def test_an_op_that_hears_no_label_needs_no_rule():
+    """A grid of positions takes nothing that could go: there is nothing unknown about it."""
+
+    def grid(m, x):
+        rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
+        return m.b(m.a(x) * rows.cumsum(0) + columns)
+
+    analysis = analyze(net(grid, a=conv(3, 8), b=conv(8, 4)), (image(size=4),))
+
+    assert analysis.unknown == ()
+    assert [group.name for group in analysis.groups] == ["a.weight"]
+
+
 def test_kept_labels_remove_exactly_the_marked_units():
     """Marking one unit of 8 takes as many labels as it has positions in values and tensors."""
     analysis = analyze(between(lambda y: y), (image(),))

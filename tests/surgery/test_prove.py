@@ -19,6 +19,7 @@ from edgeprune.scoring.scores import Scores, score
 from edgeprune.surgery.prove import prove
 from edgeprune.surgery.prune import prune
 from edgeprune.surgery.shrink import shrink
+from edgeprune.surgery.silence import samples
 
 
 def healthy():
@@ -299,3 +300,57 @@ def test_a_live_unit_is_found_among_dead_ones():
     proof = prove(analysis, decided, shrink(analysis, decided))
 
     assert proof.outcome == "proved", proof.why
+
+
+class GroupASample(nn.Module):
+    """A convolution modulated by each sample, as a grouped one with the batch merged into channels
+    (Karras et al. 2020, arXiv 1912.04958)."""
+
+    def __init__(self, last: bool) -> None:
+        super().__init__()
+        self.last = last
+        self.a, self.style, self.b = conv(3, 8), nn.Linear(6, 8), conv(6, 4)
+        self.weight = nn.Parameter(torch.randn(6, 8, 3, 3) / 8)
+
+    def forward(self, x, w):
+        y, count = self.a(x), x.shape[0]
+        weight = self.weight * self.style(w)[:, None, :, None, None]
+        if self.last:
+            # Channels outside, samples inside: a row of every sample for each channel.
+            merged = y.transpose(0, 1).reshape(8 * count, *y.shape[2:])
+            y = merged.reshape(8, count, *y.shape[2:]).transpose(0, 1)
+        merged = y.reshape(1, count * y.shape[1], *y.shape[2:])
+        z = F.conv2d(merged, weight.flatten(0, 1), padding=1, groups=count)
+        return self.b(torch.tanh(z.reshape(count, 6, *z.shape[2:])))
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_batch_that_is_merged_with_channels_is_proved_at_other_sizes_too(last):
+    """The labels of the captured two samples are those of three, and of one."""
+    model = randomised(GroupASample(last)).eval()
+
+    found = prune(model, (image(), noise(2, 6)))
+
+    assert found.analysis.captured.dynamic_batch
+    assert found.proof.outcome == "proved"
+    assert {group.name for group in found.analysis.groups} >= {"a.weight", "weight"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "size", "expected"),
+    [
+        ([1, 2, 3, 1, 2, 3], 9, [0, 1, 2] * 3),
+        ([1, 1, 2, 2, 3, 3], 3, [0, 2, 4]),
+        ([1, 1, 2, 2, 3, 3], 9, [0, 0, 0, 2, 2, 2, 4, 4, 4]),
+        ([1, 2, 1, 2, 3, 4, 3, 4], 12, [0, 1] * 3 + [4, 5] * 3),
+    ],
+)
+def test_the_labels_of_another_batch(labels, size, expected):
+    """Two captured samples, outside, inside or between the labels, as one or three."""
+    assert samples(torch.tensor(labels), 2, size).tolist() == expected
+
+
+def test_labels_that_differ_from_sample_to_sample_have_no_other_batch():
+    """Nothing is guessed: it is a fault, and said."""
+    with pytest.raises(InternalError, match="2 samples"):
+        samples(torch.tensor([1, 2, 3, 4]), 2, 6)
