@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,7 @@ from edgeprune.graph.comparison import (
     takes_another_batch,
     treats_samples_alike,
 )
+from edgeprune.graph.drafting import Shapes, assumptions, draft, other_way, require_one_way
 from edgeprune.graph.exported import as_captured, from_exported, is_exported
 from edgeprune.graph.inputs import Inputs, clone, grow_batch, is_batched
 from edgeprune.graph.module import CapturedModule
@@ -82,8 +84,16 @@ def capture(
         inputs = given if other is None else grow_batch(given)
         program, is_dynamic = _export(model, inputs, other is not None)
         module = as_captured(program.module(check_guards=False), model)
-        lost = _lost(model, module, dynamic_batch and not is_dynamic)
-        facts = compare(model, module, inputs, other if is_dynamic else None)
+        assumed = assumptions(program)
+        lost = (*assumed, *_lost(model, module, dynamic_batch and not is_dynamic))
+        try:
+            facts = compare(model, module, inputs, other if is_dynamic else None)
+        except ModelNotSupported as error:
+            if assumed:
+                raise other_way(assumed, "other outputs than eager's") from error
+            raise
+        if assumed:
+            require_one_way(model, module, inputs, assumed)
     keep_only_provenance(module.graph)
     return Captured(
         module=module,
@@ -156,24 +166,19 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _export(model: nn.Module, inputs: Inputs, dynamic_batch: bool) -> tuple[ExportedProgram, bool]:
-    """Export non-strict, then strict; with a dynamic batch if the model allows it."""
-    attempts = [(Dim.DYNAMIC, False), (Dim.AUTO, False), (Dim.AUTO, True)]
+    """Export non-strict, then strict, then a draft; with a dynamic batch if the model allows it."""
+    attempts = [(Dim.DYNAMIC, _NON_STRICT), *((Dim.AUTO, way) for way in _WAYS)]
     if not dynamic_batch:
-        attempts = [(None, False), (None, True)]
+        attempts = [(None, way) for way in _WAYS]
     failures: list[str] = []
     place = ""
-    for dim, strict in attempts:
+    for dim, way in attempts:
         try:
             with quietly():  # a refused attempt prints its graph, and warns of it
-                program = torch.export.export(
-                    model,
-                    clone(inputs).args,
-                    clone(inputs).kwargs,
-                    dynamic_shapes=None if dim is None else _shapes(model, inputs, dim),
-                    strict=strict,
-                )
+                shapes = None if dim is None else _shapes(model, inputs, dim)
+                program = _WAYS[way](model, inputs, shapes)
         except Exception as error:  # torch.export raises anything, user code included
-            failures.append(f"{'strict' if strict else 'non-strict'}: {_first_lines(error)}")
+            failures.append(f"{way}: {_first_lines(error)}")
             last = error
             place = place or error_line(error)
         else:
@@ -187,12 +192,27 @@ def _export(model: nn.Module, inputs: Inputs, dynamic_batch: bool) -> tuple[Expo
     ) from last
 
 
+def _exported(model: nn.Module, inputs: Inputs, shapes: Shapes, *, strict: bool) -> ExportedProgram:
+    given = clone(inputs)
+    return torch.export.export(
+        model, given.args, given.kwargs, dynamic_shapes=shapes, strict=strict
+    )
+
+
+_NON_STRICT = "non-strict"
+_WAYS: dict[str, Callable[[nn.Module, Inputs, Shapes], ExportedProgram]] = {
+    _NON_STRICT: functools.partial(_exported, strict=False),
+    "strict": functools.partial(_exported, strict=True),
+    "draft": draft,
+}
+
+
 def _first_lines(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {' '.join(lines[:3])[:600]}"
 
 
-def _shapes(model: nn.Module, inputs: Inputs, dim: object) -> object:
+def _shapes(model: nn.Module, inputs: Inputs, dim: object) -> Shapes:
     copies = clone(inputs)
     batch = copies.batch_size
     # torch ships these two without annotations.
@@ -200,7 +220,7 @@ def _shapes(model: nn.Module, inputs: Inputs, dim: object) -> object:
     for leaf in pytree.tree_leaves((copies.args, copies.kwargs)):
         if is_batched(leaf, batch):
             shapes[leaf] = {0: dim}
-    result: object = shapes.dynamic_shapes(  # type: ignore[no-untyped-call]
+    result: Shapes = shapes.dynamic_shapes(  # type: ignore[no-untyped-call]
         model, copies.args, copies.kwargs
     )
     return result

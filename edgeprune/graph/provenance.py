@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -31,11 +32,13 @@ def module_path(node: fx.Node) -> str:
 def source_line(node: fx.Node) -> str:
     """`file:line` of the user's innermost frame, or `""` where export noted none."""
     frames = _FRAME.findall(str(node.meta.get("stack_trace") or ""))
-    users = [frame for frame in frames if not _TORCH.search(frame[0])] or frames
-    if not users:
-        return str(node.meta.get("where", ""))
-    file, line = users[-1]
-    return f"{_short(file)}:{line}"
+    return user_line(frames) or str(node.meta.get("where", ""))
+
+
+def user_line(frames: Sequence[tuple[str, int | str]]) -> str:
+    """`file:line` of the innermost of (file, line) that is not torch's own, or `""`."""
+    users = [frame for frame in frames if not _TORCH.search(frame[0])] or list(frames)
+    return f"{_short(users[-1][0])}:{users[-1][1]}" if users else ""
 
 
 def running_line() -> str:

@@ -244,19 +244,22 @@ def _ranks(module: CapturedModule) -> dict[str, int]:
 
 
 def _kind(tables: Sequence[SlotTable], ranks: Mapping[str, int], gated: Set[str]) -> str:
-    """A head takes several rows of each projection; conv weights have channels; else neurons.
+    """A head takes several rows of a projection and several columns of what reads it; conv weights
+    have channels; else neurons.
 
-    A hidden unit of a recurrent cell takes a row a gate, and is no head.
+    A neuron of a gated layer takes two rows of the fused matrix, but one column of the next; a
+    hidden unit of a recurrent cell takes a row a gate. A bias of positions has one row a head.
     """
     matrices = [t for t in tables if ranks[t.parameter] == 2]
+    rows = [t.positions.shape[1] for t in matrices if t.dim == 0]
+    columns = [t.positions.shape[1] for t in matrices if t.dim == 1]
     if any(t.dim == 0 and t.parameter in gated for t in matrices):
         return "neuron"
-    rows = [t for t in matrices if t.dim == 0]
-    if rows and all(t.positions.shape[1] > 1 for t in rows):
+    if rows and max(rows) > 1 and min(columns or rows) > 1:
         return "head"
     if any(ranks[table.parameter] > 2 for table in tables if table.dim < 2):
         return "channel"
-    if matrices and all(t.positions.shape[1] > 1 for t in matrices):
+    if columns and not rows and min(columns) > 1:
         return "head"
     return "neuron"
 

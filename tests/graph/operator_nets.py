@@ -266,8 +266,10 @@ class OperatorNet:
     def _read(self, node: fx.Node) -> fx.Node:
         value = self.values[node]
         if value.is_complex():
+            if value.is_conj():  # lazily conjugate: without numbers of its own to look at
+                node = self._call(aten.resolve_conj.default, node)
             node = self._call(aten.view_as_real.default, node)
-            value = torch.view_as_real(value)
+            value = self.values[node]
         if value.dtype is not torch.float32:
             node = self._call(aten.to.dtype, node, torch.float32)
         flat = self._call(aten.reshape.default, node, [1, value.numel()])

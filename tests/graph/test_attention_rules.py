@@ -324,3 +324,26 @@ def test_extra_keys_of_the_attention_module(option):
 
     assert pruned.proof.outcome == again.proof.outcome == "proved"
     assert again.model.a.out_proj.weight.shape == (WIDTH, HEAD_DIM)
+
+
+def test_a_rotation_of_whole_heads_leaves_an_empty_rest():
+    """Partial rotations are written for all: with the whole dim rotated, nothing is passed on."""
+
+    def run(m, x):
+        q, k, v = map(heads, m.qkv(x).chunk(3, -1))
+        turned, rest = q[..., :HEAD_DIM], q[..., HEAD_DIM:]
+        q = torch.cat([turned.roll(1, -1) * m.table, rest], -1)
+        mixed = (q @ k.transpose(2, 3)).softmax(-1) @ v
+        return m.b(mixed.transpose(1, 2).flatten(2))
+
+    model = net(
+        run,
+        qkv=nn.Linear(WIDTH, 3 * WIDTH),
+        table=torch.randn(HEAD_DIM),
+        b=nn.Linear(WIDTH, 4),
+    )
+
+    pruned = prune(model, (noise(2, 5, WIDTH),))
+
+    assert head_group(pruned, "qkv.weight")[1] == HEADS
+    assert pruned.proof.outcome == "proved"

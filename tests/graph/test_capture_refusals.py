@@ -10,6 +10,7 @@ from torch import nn
 from edgeprune.errors import ModelNotSupported, UsageError
 from edgeprune.graph.analysis import analyze
 from edgeprune.graph.capture import capture
+from edgeprune.surgery.prune import prune
 
 
 def test_args_must_be_a_tuple():
@@ -36,14 +37,59 @@ def test_control_flow_on_data_is_refused(capfd):
     def run(m, x):
         return m.a(x) if x.sum() > 0 else m.a(-x)
 
-    with pytest.raises(ModelNotSupported, match="expected a graph from torch.export") as caught:
+    with pytest.raises(ModelNotSupported, match="the same way through the model") as caught:
         capture(net(run, a=nn.Linear(4, 3)), (noise(2, 4),))
 
     line = run.__code__.co_firstlineno + 1
     assert f"test_capture_refusals.py:{line}" in str(caught.value)
-    assert caught.value.where.endswith(f"test_capture_refusals.py:{line}")
+    assert f"test_capture_refusals.py:{line}" in caught.value.where
     assert caught.value.exit_code == 4
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_way_that_rare_inputs_leave_is_refused():
+    """A branch that inputs like the example take, and larger ones do not, is a branch."""
+
+    def run(m, x):
+        return m.a(x) if x.abs().max() < 6 else m.a(x).clamp(-1, 1)
+
+    with pytest.raises(ModelNotSupported, match="depends on values: True, as for the example"):
+        capture(net(run, a=nn.Linear(4, 3)), (noise(2, 4).clamp(-2, 2),))
+
+
+def test_a_check_that_never_fails_is_no_choice(capfd):
+    """An if that every input answers alike is captured, and what was taken for granted is told."""
+
+    def run(m, x):
+        y = m.a(x).relu()
+        if y.sum() < 0:
+            raise ValueError("a sum of nothing below zero is below zero")
+        return m.b(y)
+
+    model = net(run, a=nn.Linear(8, 6), b=nn.Linear(6, 4))
+
+    pruned = prune(model, (noise(2, 8),))
+
+    captured = pruned.analysis.captured
+    line = run.__code__.co_firstlineno + 2
+    assert captured.dynamic_batch
+    assert any(f"test_capture_refusals.py:{line}" in note for note in captured.lost)
+    assert pruned.proof.outcome == "proved"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_nothing_can_capture_names_every_way_tried():
+    """torch.export in two ways and a draft: each with its own reason, and the user's line."""
+
+    def run(m, x):
+        if torch.compiler.is_exporting():
+            raise RuntimeError("not to be exported")
+        return m.a(x)
+
+    with pytest.raises(ModelNotSupported, match="non-strict: .*strict: .*draft: ") as caught:
+        capture(net(run, a=nn.Linear(4, 3)), (noise(2, 4),))
+
+    assert "test_capture_refusals.py:" in caught.value.where
 
 
 def test_noise_in_eval_is_refused():

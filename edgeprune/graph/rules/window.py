@@ -98,10 +98,10 @@ def _flat(layer: torch.Tensor) -> torch.Tensor:
     return layer.reshape(*layer.shape[:-2], 1)
 
 
-def _channels(t: Trace, x: Value, count: int) -> tuple[torch.Tensor, ...]:
-    """Layers with the last `count` dims at size 1; what varies along these only stays."""
-    dims = tuple(range(len(x.shape) - count, len(x.shape)))
-    why = "a window slides over this axis"
+def channels_beside(
+    t: Trace, x: Value, dims: tuple[int, ...], why: str
+) -> tuple[torch.Tensor, ...]:
+    """Layers with size 1 along `dims`, whose positions are mixed; what varies only there stays."""
     layers = []
     for layer in x.layers:
         if set(varying(layer)) <= set(dims):
@@ -112,3 +112,9 @@ def _channels(t: Trace, x: Value, count: int) -> tuple[torch.Tensor, ...]:
             layer = layer.narrow(dim, 0, 1)
         layers.append(layer)
     return tuple(layers)
+
+
+def _channels(t: Trace, x: Value, count: int) -> tuple[torch.Tensor, ...]:
+    """Layers with the last `count` dims, which the window slides over, at size 1."""
+    dims = tuple(range(len(x.shape) - count, len(x.shape)))
+    return channels_beside(t, x, dims, "a window slides over this axis")
