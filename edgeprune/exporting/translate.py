@@ -14,10 +14,10 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import EnvironmentFailed, ModelNotSupported
+from edgeprune.exporting.layouts import settle_attention_
 from edgeprune.exporting.names import input_names, output_names, unique
 from edgeprune.graph.capture import Captured, is_dynamic
 from edgeprune.graph.inputs import Inputs, clone, is_batched
-from edgeprune.graph.module import CapturedModule
 from edgeprune.graph.operators import cell_parameters
 from edgeprune.graph.quiet import quietly
 
@@ -87,7 +87,7 @@ def _require_forms(captured: Captured) -> None:
 def reexport(captured: Captured) -> ExportedProgram:
     """torch.export of the captured graph: every shape is computed anew, also after surgery."""
     module = copy.deepcopy(captured.module).eval()
-    _settle_layouts_(module)
+    settle_attention_(module, captured.facts)
     inputs = clone(captured.inputs)
     failures: list[str] = []
     for dim in (Dim.DYNAMIC, Dim.AUTO, None) if captured.dynamic_batch else (None,):
@@ -107,25 +107,6 @@ def reexport(captured: Captured) -> ExportedProgram:
         f"exporting at the captured graph: expected torch.export to take it, got "
         f"{' | '.join(failures)}. Try dynamic_batch=False."
     ) from last
-
-
-def _settle_layouts_(module: CapturedModule) -> None:
-    """Let no view depend on how attention lays out its result (in place).
-
-    As one op it gives (N, heads, L, dim) laid out as (N, L, heads, dim), so that a view may follow
-    a transposition; in the simpler ops that torch.onnx spells it in, it does not, and a view that
-    was taken in between is refused. The copies become Identity, which the optimiser drops.
-    """
-    for node in list(module.graph.nodes):
-        if node.target is torch.ops.aten.view.default:
-            node.target = torch.ops.aten.reshape.default
-        if node.target is torch.ops.aten.scaled_dot_product_attention.default:
-            with module.graph.inserting_after(node):
-                copied = module.graph.call_function(torch.ops.aten.clone.default, (node,))
-            node.replace_all_uses_with(copied)
-            copied.args = (node,)
-            copied.kwargs = {"memory_format": torch.contiguous_format}
-    module.recompile()
 
 
 def batch_shapes(module: torch.nn.Module, inputs: Inputs, dim: object) -> dict[str, object]:

@@ -77,14 +77,17 @@ def vary(inputs: Inputs, seed: int) -> Inputs:
     within each sample, so that they stay valid indices.
     """
     generator = torch.Generator().manual_seed(seed)
+    batch = inputs.batch_size
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.numel() == 0:
             return tensor
         if tensor.is_floating_point():
             return _structured(tensor, generator)
-        order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
-        return tensor.reshape(-1)[order].reshape(tensor.shape)
+        samples = len(tensor) if tensor.dim() > 1 and is_batched(tensor, batch) else 1
+        order = torch.rand(samples, tensor.numel() // samples, generator=generator).argsort(1)
+        rows = tensor.reshape(samples, -1)
+        return rows.gather(1, order.to(tensor.device)).reshape(tensor.shape)
 
     return map_tensors(inputs, change)
 

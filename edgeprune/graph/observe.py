@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
+from torch._ops import OpOverload
+from torch.fx.node import Argument, Target
 
 from edgeprune.graph.module import CapturedModule, flat_inputs
 
@@ -58,3 +60,41 @@ def observe(
     with torch.no_grad():
         outputs = observer.run(*flat_inputs(module, args, kwargs), enable_io_processing=False)
     return tuple(outputs), observer.facts
+
+
+class _Shaper(_Observer):
+    """Runs on tensors without data: every parameter, and whatever is created, is on `meta`."""
+
+    def fetch_attr(self, target: str) -> object:
+        value = super().fetch_attr(target)
+        return value.to("meta") if isinstance(value, torch.Tensor) else value
+
+    def call_function(
+        self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Any]
+    ) -> object:
+        if isinstance(target, OpOverload):
+            takes = {argument.name for argument in target._schema.arguments}
+            creates = not any(isinstance(arg, torch.Tensor) for arg in args)
+            if "device" in takes and (creates or kwargs.get("device") is not None):
+                kwargs = {**kwargs, "device": "meta"}
+        return super().call_function(target, args, kwargs)
+
+
+def shapes_only(
+    module: CapturedModule, args: tuple[object, ...], kwargs: dict[str, object]
+) -> Facts | None:
+    """The facts of `observe` without computing a value; None where a shape depends on values.
+
+    For a check that a run will repeat anyway: what has no kernel for it is not tried further.
+    """
+    leaves = [
+        leaf.to("meta") if isinstance(leaf, torch.Tensor) else leaf
+        for leaf in flat_inputs(module, args, kwargs)
+    ]
+    shaper = _Shaper(module)
+    try:
+        with torch.no_grad():
+            shaper.run(*leaves, enable_io_processing=False)
+    except (RuntimeError, NotImplementedError, ValueError, IndexError, TypeError):
+        return None
+    return shaper.facts

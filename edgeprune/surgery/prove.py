@@ -231,7 +231,7 @@ class _Trial:
     def silenced(self, kept: NDArray[np.bool_]) -> tuple[object, ...]:
         """Flat outputs of the dense graph with everything not kept silenced."""
         with self.created_alike():
-            return Silencer(self.analysis, self.dense, kept).outputs(clone(self.inputs))
+            return _heard(self.analysis, self.dense, kept, self.inputs)
 
     def shrunk(self) -> tuple[object, ...]:
         """Flat outputs of the shrunk model."""
@@ -279,6 +279,21 @@ def _samples_for(outputs: tuple[object, ...], batch: int) -> int:
     return max((-(-_LEAST_NUMBERS // max(count, 1)) for count in counts), default=1)
 
 
+def _heard(
+    analysis: Analysis, module: CapturedModule, kept: NDArray[np.bool_], inputs: Inputs
+) -> tuple[object, ...]:
+    """Flat outputs of the dense graph of which only `kept` is heard."""
+    try:
+        return Silencer(analysis, module, kept).outputs(clone(inputs))
+    except (RuntimeError, IndexError, ValueError) as error:
+        samples = "" if inputs.batch_size is None else f", {inputs.batch_size} samples"
+        raise ModelNotSupported(
+            f"proof at the model: expected it to take other values than the example's{samples}, "
+            f"got {' '.join(str(error).split())[:300]}. It needs inputs of a kind that cannot be "
+            "made from the example (a token that every sample has once, say)."
+        ) from error
+
+
 def _telling_inputs(analysis: Analysis, seed: int) -> tuple[Inputs, tuple[object, ...]]:
     """Structured inputs whose dense outputs are finite and vary, and those outputs."""
     everything = np.ones(analysis.walk.labels.next_label, dtype=bool)
@@ -286,11 +301,11 @@ def _telling_inputs(analysis: Analysis, seed: int) -> tuple[Inputs, tuple[object
     example = captured.inputs
     for attempt in range(3):
         inputs = vary(example, seed + attempt)
-        dense = Silencer(analysis, captured.module, everything).outputs(clone(inputs))
+        dense = _heard(analysis, captured.module, everything, inputs)
         batch = inputs.batch_size
         if captured.dynamic_batch and batch is not None and batch < _samples_for(dense, batch):
             inputs = vary(resize_batch(example, _samples_for(dense, batch)), seed + attempt)
-            dense = Silencer(analysis, captured.module, everything).outputs(clone(inputs))
+            dense = _heard(analysis, captured.module, everything, inputs)
         if varies(dense):
             return inputs, dense
     raise ModelNotSupported(

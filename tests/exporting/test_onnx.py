@@ -432,3 +432,41 @@ def test_a_view_may_rest_on_the_layout_of_attentions_result(tmp_path):
         return {"x": rng.standard_normal((batch, 16, 64), dtype=np.float32)}
 
     assert _agree(tmp_path / "m.onnx", model, feeds, lambda m, f: (m(**f),)) < 1e-4
+
+
+class Blocks(nn.Module):
+    """Attention inside blocks of tokens, (batch, heads, blocks, tokens, dim), or without heads."""
+
+    def __init__(self, shape, mask):
+        super().__init__()
+        self.shape = shape
+        self.q, self.o = nn.Linear(16, 48), nn.Linear(16, 4)
+        self.register_buffer("mask", mask)
+
+    def forward(self, x):
+        q, k, v = self.q(x).chunk(3, -1)
+        q, k, v = (part.reshape(x.shape[0], *self.shape) for part in (q, k, v))
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, self.mask)
+        return self.o(mixed.reshape(x.shape))
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask"),
+    [
+        ((2, 3, 4, 8), None),
+        ((2, 3, 4, 8), torch.randn(4, 4)),
+        ((2, 3, 4, 8), torch.randn(3, 4, 4)),
+        ((2, 3, 4, 8), torch.randn(1, 2, 1, 4, 4)),
+        ((12, 16), None),
+        ((12, 16), torch.randn(1, 12, 12)),
+    ],
+)
+def test_attention_of_more_or_fewer_dims_than_four(tmp_path, shape, mask):
+    """ONNX has attention in four dims: the others are told as such, masks included."""
+    model = Blocks(shape, mask).eval()
+    export(model, tmp_path / "m.onnx", (torch.randn(2, 12, 16),))
+
+    def feeds(rng, batch):
+        return {"x": rng.standard_normal((batch, 12, 16), dtype=np.float32)}
+
+    assert _agree(tmp_path / "m.onnx", model, feeds, lambda m, f: (m(**f),)) < 1e-4

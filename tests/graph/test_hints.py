@@ -10,7 +10,7 @@ from torch import nn
 from edgeprune.errors import ModelNotSupported
 from edgeprune.graph.capture import capture
 from edgeprune.graph.hints import hinted_facts
-from edgeprune.graph.inputs import Inputs, vary_but_first
+from edgeprune.graph.inputs import Inputs, vary, vary_but_first
 from edgeprune.graph.observe import TensorFact, observe
 
 
@@ -76,3 +76,13 @@ def test_the_first_sample_stays_and_the_others_vary():
     assert not torch.equal(new[1], x[1])
     assert not torch.equal(new[1], new[2])
     assert not torch.equal(varied.kwargs["scale"], scale)
+
+
+def test_other_integers_are_the_samples_own_in_another_order():
+    """A token that every sample has once stays one a sample; a vector of the batch is mixed."""
+    ids = torch.tensor([[5, 6, 7, 2], [8, 9, 4, 2], [1, 3, 0, 2]])
+    varied = vary(Inputs(args=(ids, torch.arange(3)), kwargs={}), seed=1)
+
+    assert torch.equal(varied.args[0].sort(1).values, ids.sort(1).values)
+    assert not torch.equal(varied.args[0], ids)
+    assert sorted(varied.args[1].tolist()) == [0, 1, 2]

@@ -92,6 +92,19 @@ def test_tokens_chosen_by_a_mask_of_the_model():
     pruned_like_silenced(model, noise(2, 5, 8))
 
 
+def test_a_mask_over_samples_and_tokens_takes_both_dims():
+    """y[mask], a mask (batch, tokens): one row a token that is true, features as they were."""
+    model = net(
+        lambda m, x: m.b(m.a(x)[x[..., 0] > -9.0].view(x.shape[0], -1, 6)),
+        a=nn.Linear(8, 6),
+        b=nn.Linear(6, 4),
+    )
+
+    pruned = pruned_like_silenced(model, noise(2, 5, 8))
+
+    assert ("b.weight", 1, (3,)) in pruned.analysis.unit_of("a.weight", 0, 3).slots
+
+
 def test_indices_computed_from_data_pin_the_axis():
     """y[:, argsort(x)] picks features by data: they stay."""
     model = between_features(lambda y: y[:, y.detach().mean(0).argsort()])

@@ -11,7 +11,7 @@ from edgeprune.graph.labels import Value, varying
 from edgeprune.graph.observe import TensorFact
 from edgeprune.graph.registry import Outcome, rule
 from edgeprune.graph.rules.movement import collapse
-from edgeprune.graph.rules.scattering import numbered
+from edgeprune.graph.rules.scattering import numbered, places
 from edgeprune.graph.trace import Trace
 
 aten = torch.ops.aten
@@ -82,7 +82,8 @@ def index(t: Trace, x: Value, indices: Sequence[Value | None]) -> Value:
     """Indexed dims of x stay; dims that are not indexed keep their labels.
 
     table (169, 4) indexed by (2401,) along dim 0 -> (2401, 4): the heads along dim 1 survive.
-    The indices' own positions are pinned: they are laid out by numbers, not by units.
+    The indices' own positions are pinned: they are laid out by numbers, not by units. A mask of
+    booleans takes as many dims as it has: x (2, 12, 64)[mask (2, 12)] -> (5, 64).
     One list of numbers that the model holds (`y[:, perm]`) is as `index_select`.
     """
     indexed = [dim for dim, value in enumerate(indices) if value is not None]
@@ -127,19 +128,15 @@ def _by_constant(
 
 
 def _by_data(t: Trace, x: Value, indices: Sequence[Value | None]) -> Value:
-    indexed = [dim for dim, value in enumerate(indices) if value is not None]
+    dims, probe = places(t, x, indices)
     for value in indices:
         if value is not None:
             t.pin(value, "its positions are read by number", by_nature=True)
     layers = []
     for layer in x.layers:
-        if any(dim in indexed for dim in varying(layer)):
+        if any(dim in dims for dim in varying(layer)):
             t.labels.pin(layer, t.cause("indexed by number along this axis"))
             continue
         # The layer is constant along the indexed dims: index 0 picks what any index picks.
-        zeros = [
-            None if value is None else torch.zeros(value.shape, dtype=torch.int64)
-            for value in indices
-        ]
-        layers.append(collapse(aten.index.Tensor(layer.expand(x.shape), zeros)))
+        layers.append(collapse(aten.index.Tensor(layer.expand(x.shape), probe)))
     return t.settle(Value(t.shape, tuple(layers)))

@@ -145,7 +145,7 @@ def index_put(
     x (2, 5, 8)[:, [0, 2]] = s (8,): channel 3 of x and s is one unit. A mask of booleans takes as
     many dims as it has.
     """
-    dims, probe = _places(t, x, indices)
+    dims, probe = places(t, x, indices)
     for value in indices:
         if value is not None:
             t.pin(value, "its positions are read by number", by_nature=True)
@@ -160,7 +160,7 @@ def index_put(
     return Value(x.shape, here.layers)
 
 
-def _places(
+def places(
     t: Trace, x: Value, indices: Sequence[Value | None]
 ) -> tuple[tuple[int, ...], list[torch.Tensor | None]]:
     """The dims that are indexed, and indices of zeros that give the shape of what is read."""

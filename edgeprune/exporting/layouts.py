@@ -1,0 +1,81 @@
+"""Attention in the form that torch's exporter takes: four dims, and no view of its layout."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+from torch.fx.node import Argument
+
+from edgeprune.graph.module import CapturedModule
+from edgeprune.graph.observe import Facts, TensorFact
+
+aten = torch.ops.aten
+
+_ATTENTION = aten.scaled_dot_product_attention.default
+_FLAG = "enable_gqa"
+
+
+def settle_attention_(module: CapturedModule, facts: Facts) -> None:
+    """Let no view depend on how attention lays out its result, and give it four dims (in place).
+
+    As one op it gives (N, heads, L, dim) laid out as (N, L, heads, dim), so that a view may follow
+    a transposition; in the simpler ops that torch.onnx spells it in, it does not, and a view that
+    was taken in between is refused. The copies become Identity, which the optimiser drops. Of
+    blocks (N, heads, blocks, L, dim) heads and blocks become one dim; (N, L, dim) is one head.
+    """
+    for node in list(module.graph.nodes):
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default
+        if node.target is _ATTENTION:
+            result = _in_four_dims_(module.graph, node, facts)
+            with module.graph.inserting_after(result):
+                copied = module.graph.call_function(aten.clone.default, (result,))
+            result.replace_all_uses_with(copied)
+            copied.args = (result,)
+            copied.kwargs = {"memory_format": torch.contiguous_format}
+    module.recompile()
+
+
+def _in_four_dims_(graph: fx.Graph, node: fx.Node, facts: Facts) -> fx.Node:
+    """The node of attention's result, which is another where the dims were not four."""
+    query, key, value, *rest = node.args
+    shape = _shape(facts, query)
+    grouped = bool(node.kwargs.get(_FLAG))
+    if shape is None or len(shape) == 4 or len(shape) < 3 or grouped:
+        return node
+    is_flat = len(shape) == 3
+    with graph.inserting_before(node):
+
+        def four(operand: Argument) -> fx.Node:
+            if is_flat:
+                return graph.call_function(aten.unsqueeze.default, (operand, 1))
+            return graph.call_function(aten.flatten.using_ints, (operand, 1, -3))
+
+        mask = rest[0] if rest else node.kwargs.get("attn_mask")
+        wide = _shape(facts, mask)
+        if isinstance(mask, fx.Node) and wide is not None and len(wide) > 2:
+            for _ in range(len(shape) - len(wide)):
+                mask = graph.call_function(aten.unsqueeze.default, (mask, 0))
+            if not is_flat:
+                # The first dim, the batch, is left as it is: 1 serves any.
+                sizes = [-1, *shape[1:-2], -1, -1]
+                mask = graph.call_function(aten.expand.default, (mask, sizes))
+            mask = four(mask)
+        heads = [four(operand) for operand in (query, key, value)]
+    node.args = (*heads, mask, *rest[1:]) if rest else tuple(heads)
+    if not rest and "attn_mask" in node.kwargs:
+        node.kwargs = {**node.kwargs, "attn_mask": mask}
+    with graph.inserting_after(node):
+        back = graph.call_function(aten.squeeze.dim, (node, 1))
+    node.replace_all_uses_with(back)
+    if is_flat:
+        back.args = (node, 1)
+        return back
+    back.target = aten.unflatten.int
+    back.args = (node, 1, [-1, *shape[2:-2]])
+    return back
+
+
+def _shape(facts: Facts, node: object) -> tuple[int, ...] | None:
+    fact = facts.get(node.name) if isinstance(node, fx.Node) else None
+    return fact.shape if isinstance(fact, TensorFact) else None
