@@ -25,6 +25,9 @@ from numpy.typing import NDArray
 from edgeprune.errors import InternalError, UsageError
 from edgeprune.graph.groups import SlotTable
 
+# Numbers in float64 that stay in the cache: 1 MiB.
+_BLOCK = 2**17
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightedSlots:
@@ -38,26 +41,37 @@ class WeightedSlots:
     weight: torch.Tensor
     gradient: torch.Tensor | None = None
 
-    def per_unit(self, values: torch.Tensor) -> NDArray[np.float64]:
-        """Sum of `values`, of the weight's shape, over each unit's positions: float64 (units,)."""
-        table = values.detach().double()
-        others = [dim for dim in range(table.dim()) if dim != self.table.dim]
-        mass = table.sum(dim=others) if others else table
-        summed: NDArray[np.float64] = mass.cpu().numpy()[self.table.positions].sum(axis=1)
+    def total(
+        self, function: Callable[..., torch.Tensor], *, gradient: bool = False
+    ) -> NDArray[np.float64]:
+        """Sum of `function(weight)` over each unit's positions: float64 (units,).
+
+        With `gradient` it is `function(weight, gradient)`. The function works element by element,
+        in float64. It is given a block of rows at a time: a copy of the whole weight in float64
+        would cost more time than the sum.
+        """
+        tensors = [self.weight.detach(), *((self._slope(),) if gradient else ())]
+        size = tensors[0][:1].numel()
+        others = [dim for dim in range(tensors[0].dim()) if dim != self.table.dim]
+        mass = torch.zeros(tensors[0].shape[self.table.dim], dtype=torch.float64)
+        rows = max(1, _BLOCK // max(size, 1))
+        for start in range(0, len(tensors[0]), rows):
+            block = function(*(tensor[start : start + rows].double() for tensor in tensors))
+            part = (block.sum(dim=others) if others else block).cpu()
+            if self.table.dim == 0:
+                mass[start : start + rows] = part
+            else:
+                mass += part
+        summed: NDArray[np.float64] = mass.numpy()[self.table.positions].sum(axis=1)
         return summed
 
-    def copied(self) -> torch.Tensor:
-        """The weight in float64, a copy that may be written into."""
-        return self.weight.detach().to(torch.float64, copy=True)
-
-    def slope(self) -> torch.Tensor:
-        """The gradient in float64, for a criterion that asked for it."""
+    def _slope(self) -> torch.Tensor:
         if self.gradient is None:
             raise InternalError(
                 f"score at {self.table.parameter}: expected a gradient, got none. Register the "
                 "criterion with gradients=True."
             )
-        return self.gradient.detach().double()
+        return self.gradient.detach()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,14 +129,14 @@ def criterion_names() -> tuple[str, ...]:
 @criterion("l1")
 def l1(group: GroupWeights) -> NDArray[np.float64]:
     """Sum of absolute weights over the coupled unit (Li et al. 2017, arXiv 1608.08710)."""
-    parts = (slot.per_unit(slot.copied().abs_()) for slot in group.slots)
+    parts = (slot.total(torch.abs) for slot in group.slots)
     return sum(parts, np.zeros(group.width))
 
 
 @criterion("l2")
 def l2(group: GroupWeights) -> NDArray[np.float64]:
     """Euclidean norm over the coupled unit (group norm, Fang et al. 2023, arXiv 2301.12900)."""
-    parts = (slot.per_unit(slot.copied().square_()) for slot in group.slots)
+    parts = (slot.total(torch.square) for slot in group.slots)
     return np.sqrt(sum(parts, np.zeros(group.width)))
 
 
@@ -139,12 +153,16 @@ def taylor(group: GroupWeights) -> NDArray[np.float64]:
 
     Molchanov et al. 2019 (arXiv 1906.10771), equation 8, with the unit's whole sum squared.
     """
-    parts = (slot.per_unit(slot.slope() * slot.weight.detach().double()) for slot in group.slots)
+    parts = (slot.total(torch.mul, gradient=True) for slot in group.slots)
     return np.square(sum(parts, np.zeros(group.width)))
+
+
+def _squared(_: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.square()
 
 
 @criterion("gradient", gradients=True)
 def gradient(group: GroupWeights) -> NDArray[np.float64]:
     """Euclidean norm of the gradient over the coupled unit: how hard the loss pulls at it."""
-    parts = (slot.per_unit(slot.slope().square()) for slot in group.slots)
+    parts = (slot.total(_squared, gradient=True) for slot in group.slots)
     return np.sqrt(sum(parts, np.zeros(group.width)))
