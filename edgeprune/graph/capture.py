@@ -183,6 +183,7 @@ def _export(model: nn.Module, inputs: Inputs, dynamic_batch: bool) -> tuple[Expo
             place = place or error_line(error)
         else:
             return program, dim is not None and is_dynamic(program)
+    _require_runs(model, inputs)
     where = " ".join(filter(None, (type(model).__name__, place)))
     raise ModelNotSupported(
         f"capture at {where}: expected a graph from torch.export, got "
@@ -190,6 +191,20 @@ def _export(model: nn.Module, inputs: Inputs, dynamic_batch: bool) -> tuple[Expo
         + ". Rewrite that line without Python control flow that depends on values of the input.",
         where=place or where,
     ) from last
+
+
+def _require_runs(model: nn.Module, inputs: Inputs) -> None:
+    """`UsageError` if the model itself raises on the example: then export is not to blame."""
+    given = clone(inputs)
+    try:
+        model(*given.args, **given.kwargs)
+    except Exception as error:  # whatever the user's code raises
+        where = " ".join(filter(None, (type(model).__name__, error_line(error))))
+        raise UsageError(
+            f"capture at {where}: expected the model to run on the example inputs, got "
+            f"{_first_lines(error)}. Give inputs that the model takes.",
+            where=where,
+        ) from error
 
 
 def _exported(model: nn.Module, inputs: Inputs, shapes: Shapes, *, strict: bool) -> ExportedProgram:

@@ -93,10 +93,15 @@ def at_another_batch(model: nn.Module, given: Inputs) -> Trial | None:
     inputs = vary_but_first(larger, seed=1)
     try:
         return Trial(inputs, _eager(model, inputs))
-    except Exception:  # whatever the user's code raises there
-        if takes_another_batch(model, given):
-            raise  # the values, not the batch: eager itself does not take them
-        return None
+    except Exception as error:  # whatever the user's code raises there
+        if not takes_another_batch(model, given):
+            return None
+        raise ModelNotSupported(
+            f"capture at {type(model).__name__}: expected it to take other values of the kind of "
+            f"the example's, got {type(error).__name__}: {' '.join(str(error).split())[:300]}. "
+            "Integers were put in another order, and floating-point numbers drawn anew: give an "
+            "example that allows it."
+        ) from error
 
 
 def compare(model: nn.Module, module: CapturedModule, inputs: Inputs, other: Trial | None) -> Facts:

@@ -73,8 +73,8 @@ def vary(inputs: Inputs, seed: int) -> Inputs:
     """Other values of the same shape, dtype and range.
 
     Floats: a smooth ramp and noise with the example's mean and spread (spread 1 if it has none),
-    so that no two positions are alike. Integers and booleans: the example's own values, shuffled
-    within each sample, so that they stay valid indices.
+    so that no two positions are alike. Integers and booleans: each sample's own rows (tokens, the
+    four numbers of a box together) in another order, so that they stay what the model takes.
     """
     generator = torch.Generator().manual_seed(seed)
     batch = inputs.batch_size
@@ -85,9 +85,10 @@ def vary(inputs: Inputs, seed: int) -> Inputs:
         if tensor.is_floating_point():
             return _structured(tensor, generator)
         samples = len(tensor) if tensor.dim() > 1 and is_batched(tensor, batch) else 1
-        order = torch.rand(samples, tensor.numel() // samples, generator=generator).argsort(1)
-        rows = tensor.reshape(samples, -1)
-        return rows.gather(1, order.to(tensor.device)).reshape(tensor.shape)
+        places = tensor.shape[int(samples > 1)] if tensor.dim() else 1
+        rows = tensor.reshape(samples, places, -1)
+        order = torch.rand(samples, places, 1, generator=generator).argsort(1).to(tensor.device)
+        return rows.take_along_dim(order, 1).reshape(tensor.shape)
 
     return map_tensors(inputs, change)
 

@@ -92,6 +92,14 @@ def test_what_nothing_can_capture_names_every_way_tried():
     assert "test_capture_refusals.py:" in caught.value.where
 
 
+def test_inputs_that_the_model_does_not_take_are_the_users_mistake():
+    """Export is not blamed for what eager raises on the example."""
+    with pytest.raises(UsageError, match="expected the model to run on the example") as caught:
+        capture(net(lambda m, x: m.a(x), a=nn.Linear(4, 3)), (noise(2, 5),))
+
+    assert "shapes cannot be multiplied" in str(caught.value)
+
+
 def test_noise_in_eval_is_refused():
     """A model that draws random numbers cannot be compared with itself."""
     model = net(lambda m, x: m.a(x) + torch.rand(3), a=nn.Linear(4, 3))

@@ -13,6 +13,8 @@ from operator_examples import EXAMPLES
 from operator_nets import Variant, net_of, variants
 
 import edgeprune.graph.rules.every
+from edgeprune.errors import InternalError
+from edgeprune.graph import registry
 from edgeprune.graph.analysis import Analysis, analyze_captured
 from edgeprune.graph.capture import capture
 from edgeprune.graph.inputs import Inputs
@@ -120,3 +122,24 @@ def test_an_operand_from_data_pins_or_is_right(target):
     removed = _judge(_variants(target))
 
     assert bool(removed) != (target in STAYS)
+
+
+WRONG = {
+    "flip": (aten.flip.default, lambda t, x, dims: x),
+    "roll": (aten.roll.default, lambda t, x, *rest: x),
+    "softmax over its own axis": (aten.softmax.int, lambda t, x, *rest, **more: x),
+    "running sum over its own axis": (aten.cumsum.default, lambda t, x, *rest, **more: x),
+    "half of a matrix": (aten.triu.default, lambda t, x, *rest: x),
+    "halves that change places": (aten.fft_fftshift.default, lambda t, x, *rest: x),
+}
+"""Rules whose sizes fit and whose positions are wrong: these operators are taken to change none."""
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_rule_with_the_right_sizes_and_the_wrong_positions_is_caught(name, monkeypatch):
+    """The oracle of this file is not the rules: it fails where one of them says "unchanged"."""
+    target, wrong = WRONG[name]
+    monkeypatch.setitem(registry._RULES, target, wrong)
+
+    with pytest.raises((AssertionError, InternalError), match=r"proof fails|wrong|came|removed"):
+        _judge(_variants(target))

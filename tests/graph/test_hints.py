@@ -86,3 +86,26 @@ def test_other_integers_are_the_samples_own_in_another_order():
     assert torch.equal(varied.args[0].sort(1).values, ids.sort(1).values)
     assert not torch.equal(varied.args[0], ids)
     assert sorted(varied.args[1].tolist()) == [0, 1, 2]
+
+
+def test_the_numbers_of_a_row_stay_together():
+    """The corners of a box are in order; boxes of a sample change places."""
+    low = torch.arange(12).reshape(2, 6, 1)
+    boxes = torch.cat([low, low + 100], 2)
+    varied = vary(Inputs(args=(boxes,), kwargs={}), seed=1).args[0]
+
+    assert torch.equal(varied[..., 1] - varied[..., 0], torch.full((2, 6), 100))
+    assert torch.equal(varied[..., 0].sort(1).values, boxes[..., 0])
+    assert not torch.equal(varied, boxes)
+
+
+def test_values_that_a_model_does_not_take_are_said():
+    """A model that takes its example's order only is not shown another; the error says what was."""
+
+    def run(m, x, i):
+        if not torch.compiler.is_exporting() and bool((i.diff(dim=1) < 0).any()):
+            raise ValueError("unsorted")
+        return m.a(x) + i.float()
+
+    with pytest.raises(ModelNotSupported, match="other values of the kind .* ValueError: unsorted"):
+        capture(net(run, a=nn.Linear(4, 4)), (torch.randn(2, 4), torch.arange(8).reshape(2, 4)))
