@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,7 +49,9 @@ def main() -> int:
         sys.exit(f"zoo at {', '.join(options.names)}: expected models of {HERE / 'zoo.txt'}.")
     missing = [e for e in chosen if options.names or e.key not in rows]
     with ThreadPoolExecutor(options.jobs) as pool:
-        for row in pool.map(lambda e: _run(e, options.seconds, options.mib), missing):
+        running = [pool.submit(_run, e, options.seconds, options.mib) for e in missing]
+        for done in as_completed(running):
+            row = done.result()
             before = rows.get(row["key"])
             rows[row["key"]] = row
             _say(row, before)
@@ -65,7 +67,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="library/model, or a part of it: done again")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once, one thread each")
-    parser.add_argument("--seconds", type=int, default=1200, help="limit for one model")
+    parser.add_argument("--seconds", type=int, default=1800, help="limit for one model")
     parser.add_argument("--mib", type=int, default=12000, help="resident memory for one model")
     parser.add_argument("--fresh", action="store_true", help="forget the results that are there")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -77,7 +79,7 @@ def _matches(entry: Entry, names: list[str]) -> bool:
 
 
 def _work(key: str) -> int:
-    """In the process of its own: one model, its record as the last line of stdout."""
+    """In the process of its own: one model, its record as the last line of stdout (a file)."""
     import torch
     from zoo_trial import trial
 
@@ -95,21 +97,17 @@ def _run(entry: Entry, seconds: int, mib: int) -> Row:
     command = [sys.executable, str(Path(__file__).resolve()), "--worker", entry.key]
     log = HERE.parent / "build" / "zoo" / f"{entry.key.replace('/', '-')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as stream:
+    said = log.with_suffix(".json")
+    # Into files: a record may be longer than a pipe holds, and nobody reads before the end.
+    with log.open("w", encoding="utf-8") as stream, said.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=stream,
-            env=environment,
-            text=True,
-            start_new_session=True,
+            command, stdout=output, stderr=stream, env=environment, start_new_session=True
         )
         peak, stopped = _watch(process, start + seconds, mib)
-        output = process.stdout.read() if process.stdout else ""
     row: Row = {"key": entry.key, "shape": entry.shape, "peak_mib": peak}
     row["wall_seconds"] = round(time.monotonic() - start, 1)
     row["date"] = datetime.now(UTC).strftime("%Y-%m-%d")
-    last = output.strip().rpartition("\n")[2]
+    last = said.read_text(encoding="utf-8").strip().rpartition("\n")[2]
     if stopped or process.returncode or not last.startswith("{"):
         tail = log.read_text(encoding="utf-8", errors="replace").strip()[-800:]
         why = stopped or f"the process ended with {process.returncode}: {tail}"
@@ -117,7 +115,7 @@ def _run(entry: Entry, seconds: int, mib: int) -> Row:
     return row | json.loads(last)
 
 
-def _watch(process: subprocess.Popen[str], deadline: float, mib: int) -> tuple[int, str]:
+def _watch(process: subprocess.Popen[bytes], deadline: float, mib: int) -> tuple[int, str]:
     """Peak resident memory in MiB, and why the process was stopped ("" if it was not)."""
     peak = 0
     while process.poll() is None:

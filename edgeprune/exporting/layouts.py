@@ -1,4 +1,7 @@
-"""Attention in the form that torch's exporter takes: four dims, and no view of its layout."""
+"""What torch means and ONNX does not have, said in operators that both have.
+
+Attention of other than four dims, a view of its layout, a squeeze of a dim that is not 1.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,23 @@ _ATTENTION = aten.scaled_dot_product_attention.default
 _FLAG = "enable_gqa"
 
 
-def settle_attention_(module: CapturedModule, facts: Facts) -> None:
+def settle_(module: CapturedModule, facts: Facts) -> None:
+    """Rewrite the graph of a captured module for torch's exporter; it computes the same (in place).
+
+    facts: shape of every node.
+    """
+    _settle_attention_(module, facts)
+    for node in list(module.graph.nodes):
+        if node.target is aten.squeeze.dim:
+            shape, dim = _shape(facts, node.args[0]), node.args[1]
+            # torch leaves such a dim as it is.
+            if shape and isinstance(dim, int) and shape[dim] != 1:
+                node.replace_all_uses_with(node.all_input_nodes[0])
+                module.graph.erase_node(node)
+    module.recompile()
+
+
+def _settle_attention_(module: CapturedModule, facts: Facts) -> None:
     """Let no view depend on how attention lays out its result, and give it four dims (in place).
 
     As one op it gives (N, heads, L, dim) laid out as (N, L, heads, dim), so that a view may follow
@@ -33,7 +52,6 @@ def settle_attention_(module: CapturedModule, facts: Facts) -> None:
             result.replace_all_uses_with(copied)
             copied.args = (result,)
             copied.kwargs = {"memory_format": torch.contiguous_format}
-    module.recompile()
 
 
 def _in_four_dims_(graph: fx.Graph, node: fx.Node, facts: Facts) -> fx.Node:

@@ -14,7 +14,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import EnvironmentFailed, ModelNotSupported
-from edgeprune.exporting.layouts import settle_attention_
+from edgeprune.exporting.layouts import settle_
 from edgeprune.exporting.names import input_names, output_names, unique
 from edgeprune.graph.capture import Captured, is_dynamic
 from edgeprune.graph.inputs import Inputs, clone, is_batched
@@ -87,7 +87,7 @@ def _require_forms(captured: Captured) -> None:
 def reexport(captured: Captured) -> ExportedProgram:
     """torch.export of the captured graph: every shape is computed anew, also after surgery."""
     module = copy.deepcopy(captured.module).eval()
-    settle_attention_(module, captured.facts)
+    settle_(module, captured.facts)
     inputs = clone(captured.inputs)
     failures: list[str] = []
     for dim in (Dim.DYNAMIC, Dim.AUTO, None) if captured.dynamic_batch else (None,):

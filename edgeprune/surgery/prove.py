@@ -94,7 +94,11 @@ def prove(analysis: Analysis, plan: Plan, pruned: torch.nn.Module, *, seed: int 
 
 
 def _chained(links: list[Proof]) -> Proof:
-    """One proof of several passes: the worst of them, with the sabotages of all."""
+    """One proof of several passes: the worst of them, with the sabotages of all.
+
+    A pass that took dead units only is exact and says nothing: the others decide, if there are any.
+    """
+    links = [link for link in links if link.outcome != "no change"] or links
     order = ("failed", "no change", "weak", "proved", "nothing removed")
     worst = min(links, key=lambda link: (order.index(link.outcome), -link.error / link.tolerance))
     tries = tuple(one for link in links for one in link.sabotages)

@@ -470,3 +470,19 @@ def test_attention_of_more_or_fewer_dims_than_four(tmp_path, shape, mask):
         return {"x": rng.standard_normal((batch, 12, 16), dtype=np.float32)}
 
     assert _agree(tmp_path / "m.onnx", model, feeds, lambda m, f: (m(**f),)) < 1e-4
+
+
+def test_a_squeeze_of_a_dim_that_is_not_one_does_nothing(tmp_path):
+    """In torch it is allowed and leaves the tensor as it is; ONNX has no such squeeze."""
+
+    class Squeezed(nn.Module):
+        def forward(self, x):
+            return x.squeeze(1).tanh() + x.unsqueeze(1).squeeze(1)
+
+    model = Squeezed().eval()
+    export(model, tmp_path / "m.onnx", (torch.randn(2, 3, 4),))
+
+    def feeds(rng, batch):
+        return {"x": rng.standard_normal((batch, 3, 4), dtype=np.float32)}
+
+    assert _agree(tmp_path / "m.onnx", model, feeds, lambda m, f: (m(**f),)) < 1e-4
