@@ -19,6 +19,7 @@ from edgeprune.graph.propagate import Walk
 from edgeprune.graph.roles import making_axes
 
 _ALONE = "all positions stand or fall together, so the width is all or nothing"
+_NUMBERS = "its width is that of fixed numbers of the model, as if it were data"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +107,11 @@ def partition(found: Walk, module: CapturedModule) -> Partition:
     offered: list[tuple[tuple[tuple[int, int], ...], list[int]]] = []
     for signature, units in members.items():
         if len(units) == 1:
-            pins += _alone(found.labels, classes, units[0], signature)
+            cause = _alone(found.labels, classes, units[0])
+            pins += _pinned(found.labels, classes, units, signature, cause)
+        elif _is_of_numbers(found.labels, signature, makers, module):
+            cause = Cause(_NUMBERS, "", "")
+            pins += _pinned(found.labels, classes, units, signature, cause)
         else:
             place[:, units] = np.full(len(units), len(offered)), np.arange(len(units))
             offered.append((signature, units))
@@ -248,18 +253,19 @@ def _kind(tables: Sequence[SlotTable], ranks: Mapping[str, int], gated: Set[str]
     have channels; else neurons.
 
     A neuron of a gated layer takes two rows of the fused matrix, but one column of the next; a
-    hidden unit of a recurrent cell takes a row a gate. A bias of positions has one row a head.
+    hidden unit of a recurrent cell takes a row a gate. A bias of positions has one row or column a
+    head beside.
     """
     matrices = [t for t in tables if ranks[t.parameter] == 2]
     rows = [t.positions.shape[1] for t in matrices if t.dim == 0]
     columns = [t.positions.shape[1] for t in matrices if t.dim == 1]
     if any(t.dim == 0 and t.parameter in gated for t in matrices):
         return "neuron"
-    if rows and max(rows) > 1 and min(columns or rows) > 1:
+    if rows and columns and max(rows) > 1 and max(columns) > 1:
         return "head"
     if any(ranks[table.parameter] > 2 for table in tables if table.dim < 2):
         return "channel"
-    if columns and not rows and min(columns) > 1:
+    if matrices and not (rows and columns) and min(rows or columns) > 1:
         return "head"
     return "neuron"
 
@@ -293,18 +299,42 @@ def _pins(
     return pins
 
 
-def _alone(
-    labels: Labels, classes: NDArray[np.int64], cls: int, signature: tuple[tuple[int, int], ...]
-) -> list[Pin]:
+def _is_of_numbers(
+    labels: Labels,
+    signature: tuple[tuple[int, int], ...],
+    makers: Set[int],
+    module: CapturedModule,
+) -> bool:
+    """Whether weights only read this width, and a buffer gives it: the coordinates of a table."""
+    if any(index in makers for index, _ in signature):
+        return False
+    tensors = [attribute(module, labels.axes[index].owner) for index, _ in signature]
+    weights = [tensor for tensor in tensors if isinstance(tensor, torch.nn.Parameter)]
+    return 0 < len(weights) < len(tensors) and all(weight.dim() > 1 for weight in weights)
+
+
+def _alone(labels: Labels, classes: NDArray[np.int64], cls: int) -> Cause:
     cause = Cause(_ALONE, "", "")
     for flat, tie in labels.tie_causes():
         if (classes[flat] == cls).any():
             cause = Cause(f"{_ALONE}: {tie.reason}", tie.node, tie.where)
+    return cause
+
+
+def _pinned(
+    labels: Labels,
+    classes: NDArray[np.int64],
+    units: Sequence[int],
+    signature: tuple[tuple[int, int], ...],
+    cause: Cause,
+) -> list[Pin]:
+    """A pin for each dim of a tensor in which these classes have positions."""
     pins = []
     for index, _ in signature:
         axis = labels.axes[index]
         own = classes[axis.first_label : axis.first_label + axis.size]
-        pins.append(_pin(axis.owner, axis.dim, np.flatnonzero(own == cls).tolist(), cause))
+        mine = np.flatnonzero(np.isin(own, units)).tolist()
+        pins.append(_pin(axis.owner, axis.dim, mine, cause))
     return pins
 
 

@@ -95,6 +95,50 @@ def test_an_unknown_op_is_named_and_pins_only_what_feeds_it():
     assert [group.name for group in analysis.groups] == ["c.weight"]
 
 
+def test_the_width_of_a_table_of_numbers_is_data():
+    """Two coordinates that a small network reads stay both; its hidden units may go."""
+    model = net(
+        lambda m, x: m.b(m.a(x) + m.late(m.early(m.places).relu())),
+        a=nn.Linear(8, 6),
+        b=nn.Linear(6, 4),
+        early=nn.Linear(2, 12),
+        late=nn.Linear(12, 6),
+        places=torch.randn(5, 2),
+    )
+
+    analysis = analyze(model, (noise(2, 5, 8),))
+
+    assert {group.width for group in analysis.groups} == {6, 12}
+    reasons = {(pin.parameter, pin.dim): pin.reason for pin in analysis.pins}
+    assert "fixed numbers" in reasons["early.weight", 1]
+    assert "fixed numbers" in reasons["places", 1]
+
+
+def test_a_gated_neuron_is_a_neuron_and_a_head_with_a_table_a_head():
+    """Two rows of a fused gate make one column: a neuron. A bias table has one column a head."""
+
+    def attend(m, x):
+        q, k, v = (y.unflatten(-1, (4, 4)).transpose(1, 2) for y in m.qkv(x).chunk(3, -1))
+        bias = m.table[torch.arange(5)[:, None] + torch.arange(5)].permute(2, 0, 1)
+        mixed = ((q @ k.transpose(2, 3)) + bias).softmax(-1) @ v
+        gate, value = m.fused(m.o(mixed.transpose(1, 2).flatten(2))).chunk(2, -1)
+        return m.b(gate.sigmoid() * value)
+
+    model = net(
+        attend,
+        qkv=nn.Linear(16, 48),
+        table=nn.Parameter(torch.randn(9, 4)),
+        o=nn.Linear(16, 7),
+        fused=nn.Linear(7, 20),
+        b=nn.Linear(10, 3),
+    )
+
+    analysis = analyze(model, (noise(2, 5, 16),))
+
+    kinds = {group.width: group.kind for group in analysis.groups}
+    assert kinds == {4: "head", 7: "neuron", 10: "neuron"}
+
+
 def test_an_op_that_hears_no_label_needs_no_rule():
     """A grid of positions takes nothing that could go: there is nothing unknown about it."""
 
