@@ -15,15 +15,26 @@ from edgeprune.recipe.factory import last_line
 
 @contextlib.contextmanager
 def same_buffers(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward pass writes into buffers: counters, caches."""
-    before = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    """Put back what a forward pass does to buffers: counters, and caches that it puts in place."""
+    held = [(module, dict(module._buffers)) for module in model.modules()]
+    values = [
+        (buffer, buffer.detach().clone())
+        for _, buffers in held
+        for buffer in buffers.values()
+        if buffer is not None
+    ]
     try:
         yield
     finally:
+        for module, buffers in held:
+            for name in [name for name in module._buffers if name not in buffers]:
+                delattr(module, name)
+            # Another tensor of another size may stand there now: the old one comes back.
+            module._buffers.update(buffers)
         with torch.no_grad():
-            for name, buffer in model.named_buffers():
-                if name in before and not torch.equal(before[name], buffer):
-                    buffer.copy_(before[name])
+            for buffer, value in values:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def try_model(

@@ -213,3 +213,27 @@ def test_what_eval_mode_loses_is_listed():
     )
 
     assert any(note.startswith("aux.0 (Linear)") for note in capture(model, (noise(2, 4),)).lost)
+
+
+class Cached(nn.Module):
+    """A table in a buffer that the first forward puts in place of a smaller one (ConViT)."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 6), nn.Linear(6, 4)
+        self.register_buffer("table", torch.zeros(1, 1), persistent=False)
+
+    def forward(self, x):
+        if self.table.shape[0] != x.shape[1]:
+            self.table = torch.arange(x.shape[1]).float()[:, None] / x.shape[1]
+        return self.b(self.a(x) * self.table)
+
+
+def test_a_buffer_that_forward_replaces_is_captured_and_put_back():
+    """The cache of one run is not the start of the next, and the user's model keeps what it had."""
+    model = Cached().eval()
+
+    pruned = prune(model, (torch.randn(2, 5, 8),))
+
+    assert pruned.proof.outcome == "proved"
+    assert torch.equal(model.table, torch.zeros(1, 1))
