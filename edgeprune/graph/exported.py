@@ -15,7 +15,13 @@ from torch import fx, nn
 
 from edgeprune.errors import ModelNotSupported
 from edgeprune.graph.inline import inline_regions
-from edgeprune.graph.module import CapturedModule, add_training_flags, drop_unread, trains
+from edgeprune.graph.module import (
+    CapturedModule,
+    add_training_flags,
+    attribute,
+    drop_unread,
+    trains,
+)
 from edgeprune.graph.provenance import module_path
 from edgeprune.graph.unstack import unstack
 
@@ -56,6 +62,27 @@ def from_exported(model: fx.GraphModule) -> CapturedModule:
     return as_captured(copy.deepcopy(model), original=None)
 
 
+def _drop_replaced_caches_(module: fx.GraphModule) -> None:
+    """Leave out writing a buffer of another size, which torch.export notes and cannot run.
+
+    A forward that puts a new table in the place of a smaller buffer makes the table in the graph;
+    the buffer itself is not read.
+    """
+    for node in list(module.graph.nodes):
+        if node.target is not aten.copy_.default or node.users:
+            continue
+        buffer, made = node.args[0], node.args[1]
+        if not (isinstance(buffer, fx.Node) and isinstance(made, fx.Node)):
+            continue
+        if buffer.op != "get_attr" or len(buffer.users) != 1:
+            continue
+        old, new = attribute(module, str(buffer.target)), made.meta.get("val")
+        tensors = isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor)
+        if tensors and old.shape != new.shape:
+            module.graph.erase_node(node)
+            module.graph.erase_node(buffer)
+
+
 def as_captured(module: fx.GraphModule, original: nn.Module | None) -> CapturedModule:
     """The module that users get, of the graph of an exported program (whose nodes it takes over).
 
@@ -68,6 +95,7 @@ def as_captured(module: fx.GraphModule, original: nn.Module | None) -> CapturedM
             module.graph.erase_node(node)
         else:
             node.meta["module"] = module_path(node)
+    _drop_replaced_caches_(module)
     unstack(module.graph)
     captured = CapturedModule(module, module.graph)
     captured.training = False
