@@ -77,8 +77,9 @@ def _drop_replaced_caches_(module: fx.GraphModule) -> None:
         if buffer.op != "get_attr" or len(buffer.users) != 1:
             continue
         old, new = attribute(module, str(buffer.target)), made.meta.get("val")
-        tensors = isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor)
-        if tensors and old.shape != new.shape:
+        if not (isinstance(old, torch.Tensor) and isinstance(new, torch.Tensor)):
+            continue
+        if old.shape != new.shape:
             module.graph.erase_node(node)
             module.graph.erase_node(buffer)
 
