@@ -254,6 +254,11 @@ class Trace:
         """
         for box, table in ((one, two), (two, one)):
             inner = [dim for dim in varying(table) if box.shape[dim] > 1]
+            if self._stays_outside(box, table):
+                why = "the positions inside it are the units"
+                self.tie(box, varying(table), why)
+                self.labels.pin(table, self.cause(why))
+                return
             if len(varying(box)) > 1 and inner and inner[0] != varying(box)[0]:
                 outer = tuple(dim for dim in varying(box) if dim not in varying(table))
                 if set(varying(table)) - set(varying(box)) or self.labels.tied(box, outer):
@@ -265,6 +270,15 @@ class Trace:
                 self.labels.pin(table, self.cause(why))
                 return
         self.labels.join(one, two)
+
+    def _stays_outside(self, box: torch.Tensor, table: torch.Tensor) -> bool:
+        """Whether `table` numbers the outer part of a box of which the inner part was chosen.
+
+        A table (6, 64) of shifts and scales that is added to a box (6, 64): its 6 or its 64 may go.
+        """
+        ours, theirs = varying(box), varying(table)
+        is_outer = bool(theirs) and theirs == ours[: len(theirs)] and len(theirs) < len(ours)
+        return is_outer and self.node.name in self.flipped
 
     def settle(self, value: Value) -> Value:
         """Drop layers that no longer vary; a label that covers a whole value pins its unit."""

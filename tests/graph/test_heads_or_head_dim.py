@@ -140,3 +140,34 @@ def test_labels_along_one_axis_do_not_cover_another():
 
     slots = pruned.analysis.unit_of("t", 0, 1).slots
     assert ("q.weight", 0, (1, 5, 9, 13)) in slots
+
+
+def test_shifts_and_scales_added_to_one_table_lose_width():
+    """Six vectors a block from one layer, plus a table of six: their width is the residual's."""
+
+    def run(m, x, t):
+        made = m.made(t).reshape(t.shape[0], 6, -1) + m.table[None]
+        shift, scale, gate, shift2, scale2, gate2 = made.chunk(6, dim=1)
+        y = m.a(x)
+        y = y + gate * m.one(m.norm(y) * (1 + scale) + shift).relu()
+        y = y + gate2 * m.two(m.norm(y) * (1 + scale2) + shift2).relu()
+        return m.b(y)
+
+    width = 8
+    model = net(
+        run,
+        made=nn.Linear(4, 6 * width),
+        table=nn.Parameter(torch.randn(6, width)),
+        a=nn.Linear(3, width),
+        norm=nn.LayerNorm(width, elementwise_affine=False),
+        one=nn.Linear(width, width),
+        two=nn.Linear(width, width),
+        b=nn.Linear(width, 5),
+    )
+
+    pruned = prune(model, (noise(2, 7, 3), noise(2, 4)))
+
+    unit = pruned.analysis.unit_of("a.weight", 0, 2)
+    assert ("made.weight", 0, tuple(range(2, 6 * width, width))) in unit.slots
+    assert ("table", 1, (2,)) in unit.slots
+    assert pruned.proof.outcome == "proved"

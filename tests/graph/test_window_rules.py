@@ -48,6 +48,38 @@ def test_windows_in_one_and_three_dims():
     pruned_like_silenced(cube, noise(2, 3, 4, 4, 4))
 
 
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda y: F.avg_pool2d(y[:, None], (2, 1))[:, 0],
+        lambda y: F.max_pool2d(y[:, None], (3, 1), stride=(2, 1), padding=(1, 0))[:, 0],
+        lambda y: F.avg_pool1d(y.transpose(1, 2), 2).transpose(1, 2),
+    ],
+)
+def test_an_axis_that_the_window_does_not_slide_over_passes(op):
+    """Tokens are pooled, features go on: one kernel position, stride 1, no padding."""
+    pruned = pruned_like_silenced(between_features(op), noise(2, 6, 8))
+
+    assert ("b.weight", 1, (3,)) in pruned.analysis.unit_of("a.weight", 0, 3).slots
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        lambda y: F.avg_pool2d(y[:, None], 1, stride=(1, 2))[:, 0],
+        lambda y: F.max_pool2d(y[:, None], (2, 1), stride=1, padding=(1, 0))[:, 0, :, ::2],
+        lambda y: F.avg_pool2d(y[:, None], (1, 3), stride=1, padding=(0, 1))[:, 0],
+    ],
+)
+def test_an_axis_that_is_strided_or_padded_is_mixed_or_stays_right(op):
+    """A stride leaves features out: what goes is proved, or pinned."""
+    read = op(torch.zeros(1, 6, 8)).shape[-1]
+    analysis = analyze(between_features(op, read=read), (noise(2, 6, 8),))
+
+    if analysis.groups:
+        pruned_like_silenced(between_features(op, read=read), noise(2, 6, 8))
+
+
 def test_patches_repeat_a_channel_for_each_kernel_position():
     """unfold with a 2x2 kernel: channel 1 of 4 is heard at 4-7."""
     model = net(

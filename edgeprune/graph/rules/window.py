@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -44,6 +44,7 @@ _THREE = (
     aten.upsample_nearest3d.vec,
     aten.upsample_trilinear3d.vec,
 )
+_WHY = "a window slides over this axis"
 _COUNT = {op: n for n, ops in ((1, _ONE), (2, _TWO), (3, _THREE)) for op in ops}
 
 
@@ -52,14 +53,36 @@ def window(t: Trace, x: Value, *args: object, **kwargs: object) -> Value | tuple
     """Channels pass; positions along the sliding dims are mixed, so they are tied.
 
     x (2, 8, 28, 28) pooled to (2, 8, 14, 14): channel 3 stays channel 3. A maximum may come with
-    the places it was found at, channel by channel as well.
+    the places it was found at, channel by channel as well. An axis that the window does not slide
+    over passes too: tokens (2, 1, 12, 64) pooled by (2, 1) to (2, 1, 6, 64).
     """
-    layers = _channels(t, x, _COUNT[t.target])
+    first = len(x.shape) - _COUNT[t.target]
+    dims = tuple(first + d for d in _slid_over(t, args, kwargs))
+    layers = channels_beside(t, x, dims, _WHY)
     fact = t.facts[t.node.name]
     if isinstance(fact, tuple):
         shapes = [member.shape for member in fact if isinstance(member, TensorFact)]
         return tuple(Value(shape, layers) for shape in shapes)
     return Value(t.shape, layers)
+
+
+def _slid_over(t: Trace, args: Sequence[object], kwargs: Mapping[str, object]) -> list[int]:
+    """Of the trailing dims, those that a pool mixes: not those of kernel and stride 1, unpadded."""
+    count = _COUNT[t.target]
+    names = [argument.name for argument in t.target._schema.arguments[1:]]
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    if "kernel_size" not in given:
+        return list(range(count))
+    kernel = _sizes(given["kernel_size"], count)
+    stride = _sizes(given.get("stride") or given["kernel_size"], count)
+    padding = _sizes(given.get("padding", 0), count)
+    return [d for d in range(count) if (kernel[d], stride[d], padding[d]) != (1, 1, 0)]
+
+
+def _sizes(given: object, count: int) -> tuple[object, ...]:
+    """One number a dim: 2 -> (2, 2); (2, 1) as it is."""
+    numbers = tuple(given) if isinstance(given, list | tuple) else (given,)
+    return numbers * count if len(numbers) == 1 else numbers
 
 
 @rule(aten.grid_sampler.default)
@@ -117,4 +140,4 @@ def channels_beside(
 def _channels(t: Trace, x: Value, count: int) -> tuple[torch.Tensor, ...]:
     """Layers with the last `count` dims, which the window slides over, at size 1."""
     dims = tuple(range(len(x.shape) - count, len(x.shape)))
-    return channels_beside(t, x, dims, "a window slides over this axis")
+    return channels_beside(t, x, dims, _WHY)
