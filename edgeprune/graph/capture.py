@@ -81,6 +81,8 @@ def capture(
         return replace(found, lost=(*found.lost, *_dropped(model, found.module)))
     with _eval_mode(model), torch.no_grad():
         other = at_another_batch(model, given) if dynamic_batch else None
+        if other is None:
+            _require_runs(model, given)
         inputs = given if other is None else grow_batch(given)
         program, is_dynamic = _export(model, inputs, other is not None)
         module = as_captured(program.module(check_guards=False), model)
@@ -183,7 +185,6 @@ def _export(model: nn.Module, inputs: Inputs, dynamic_batch: bool) -> tuple[Expo
             place = place or error_line(error)
         else:
             return program, dim is not None and is_dynamic(program)
-    _require_runs(model, inputs)
     where = " ".join(filter(None, (type(model).__name__, place)))
     raise ModelNotSupported(
         f"capture at {where}: expected a graph from torch.export, got "
@@ -197,7 +198,8 @@ def _require_runs(model: nn.Module, inputs: Inputs) -> None:
     """`UsageError` if the model itself raises on the example: then export is not to blame."""
     given = clone(inputs)
     try:
-        model(*given.args, **given.kwargs)
+        with same_buffers(model):
+            model(*given.args, **given.kwargs)
     except Exception as error:  # whatever the user's code raises
         where = " ".join(filter(None, (type(model).__name__, error_line(error))))
         raise UsageError(
