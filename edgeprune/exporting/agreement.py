@@ -15,9 +15,13 @@ from edgeprune.errors import ModelNotSupported
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.inputs import Inputs, clone, vary
 from edgeprune.recipe.data import Array, to_numpy
+from edgeprune.surgery.precision import in_float64, inputs_in_float64
 
 TOLERANCE = 1e-2
 """Largest difference in units of the output's standard deviation: an order above float noise."""
+
+# Rounding of one order of operations is so near that of another.
+_MAGNIFIED = 10.0
 
 
 def torch_outputs(module: torch.nn.Module, inputs: Inputs) -> tuple[Array, ...]:
@@ -59,6 +63,22 @@ def require_agreement(session: ort.InferenceSession, captured: Captured, name: s
                 raise ModelNotSupported(
                     f"checking the export at output {node.name} of {name}: expected torch's "
                     f"values within {TOLERANCE:g} of their standard deviation, got an error of "
-                    f"{error:.3g}. This is a fault of the exporter: report it with the model.",
+                    f"{error:.3g}. {_blame(captured, inputs, error)}",
                     where=node.name,
                 )
+
+
+def _blame(captured: Captured, inputs: Inputs, error: float) -> str:
+    """Whose fault a difference is: a network that magnifies rounding has no one answer."""
+    narrow = torch_outputs(captured.module, inputs)
+    try:
+        wide = torch_outputs(in_float64(captured.module), inputs_in_float64(inputs))
+        rounding = max(relative_error(a, b) for a, b in zip(wide, narrow, strict=True))
+    except (RuntimeError, ValueError):
+        rounding = 0.0  # it does not run in float64
+    if rounding * _MAGNIFIED < error:
+        return "This is a fault of the exporter: report it with the model."
+    return (
+        f"torch's own float32 is {rounding:.3g} away from float64 there: the network magnifies "
+        "rounding until its outputs mean nothing. Are its weights trained?"
+    )

@@ -391,6 +391,22 @@ def test_a_file_that_computes_another_function_is_never_written(tmp_path, monkey
     assert path.read_bytes() == b"old"
 
 
+def test_a_network_that_magnifies_rounding_is_not_the_exporters_fault(tmp_path):
+    """Where torch's own float32 is far from float64, no file can be held against it."""
+
+    class Chaos(nn.Module):
+        def forward(self, x):
+            y = x.sigmoid()
+            for _ in range(60):  # the logistic map: an error doubles with each step
+                y = 3.99 * y * (1.0 - y)
+            return y
+
+    with pytest.raises(ModelNotSupported, match="magnifies rounding"):
+        export(Chaos().eval(), tmp_path / "m.onnx", (torch.randn(2, 50),))
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_folder_is_the_users_mistake(tmp_path):
     """Said before the model is touched."""
     with pytest.raises(UsageError, match="expected a folder"):
