@@ -12,7 +12,6 @@ import gc
 import os
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -28,7 +27,7 @@ from edgeprune.graph.module import CapturedModule
 from edgeprune.graph.provenance import user_line
 from edgeprune.recipe.trial import same_buffers
 
-Shapes = dict[str, Any] | tuple[Any, ...] | list[Any] | None
+Shapes = dict[str, object] | tuple[object, ...] | list[object] | None
 """What torch.export takes for dynamic_shapes."""
 
 # Of floating-point inputs; below 1, that share of the integers and booleans stays.

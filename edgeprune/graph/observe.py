@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import fx
@@ -70,7 +70,7 @@ class _Shaper(_Observer):
         return value.to("meta") if isinstance(value, torch.Tensor) else value
 
     def call_function(
-        self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, Any]
+        self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, object]
     ) -> object:
         if isinstance(target, OpOverload):
             takes = {argument.name for argument in target._schema.arguments}

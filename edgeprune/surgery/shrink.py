@@ -139,8 +139,8 @@ def _slice_tensors(module: CapturedModule, left: Survivors) -> None:
             sliced = sliced.index_select(dim, positions.to(sliced.device))
         set_tensor(module, name, sliced.contiguous())
         replaced = attribute(module, name)
-        assert isinstance(replaced, torch.Tensor)
-        smaller[id(tensor)] = replaced
+        if isinstance(replaced, torch.Tensor):
+            smaller[id(tensor)] = replaced
     for name, tensor in tensors.items():
         if id(tensor) in smaller:
             _tie(module, name, smaller[id(tensor)])

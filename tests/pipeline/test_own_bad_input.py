@@ -244,7 +244,7 @@ def write(folder, changes):
         ("good", "raises", UserCodeError, ["KeyError: 'trian'", "data.py:"]),
         ("constant", "load", UsageError, ["validation split", "the same for all 32 samples"]),
         ("nan_below_zero", "load", UsageError, ["validation split", "NaN for"]),
-        ("branches", "load", ModelNotSupported, ["data-dependent", f"model.py:{BRANCH}"]),
+        ("branches", "load", ModelNotSupported, ["depends on values", f"model.py:{BRANCH}"]),
         ("fixed_batch", "load", DataError, ["batches of 4", "got 8"]),
     ],
 )
