@@ -23,7 +23,6 @@ def settle_(module: CapturedModule, facts: Facts) -> None:
 
     facts: shape of every node.
     """
-    _settle_attention_(module, facts)
     for node in list(module.graph.nodes):
         if node.target is aten.squeeze.dim:
             shape, dim = _shape(facts, node.args[0]), node.args[1]
@@ -31,6 +30,8 @@ def settle_(module: CapturedModule, facts: Facts) -> None:
             if shape and isinstance(dim, int) and shape[dim] != 1:
                 node.replace_all_uses_with(node.all_input_nodes[0])
                 module.graph.erase_node(node)
+    # Last: the squeezes that it adds are of values that `facts` does not know.
+    _settle_attention_(module, facts)
     module.recompile()
 
 
