@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.errors import ModelNotSupported, ProofFailed
+from edgeprune.errors import InternalError, ModelNotSupported, ProofFailed
 from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.inputs import Inputs, clone, resize_batch, vary
 from edgeprune.graph.module import CapturedModule
@@ -290,6 +290,13 @@ def _heard(
     try:
         return Silencer(analysis, module, kept).outputs(clone(inputs))
     except (RuntimeError, IndexError, ValueError) as error:
+        if not kept.all():
+            # Unless the model refuses these inputs by itself, the silencing is at fault.
+            _heard(analysis, module, np.ones_like(kept), inputs)
+            raise InternalError(
+                f"proof at the silenced model: expected it to run where the dense one does, got "
+                f"{' '.join(str(error).split())[:300]}. Report the model."
+            ) from error
         samples = "" if inputs.batch_size is None else f", {inputs.batch_size} samples"
         raise ModelNotSupported(
             f"proof at the model: expected it to take other values than the example's{samples}, "
