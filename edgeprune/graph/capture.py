@@ -16,18 +16,18 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.export.dynamic_shapes import ShapesCollection
-from torch.utils import _pytree as pytree
 
 from edgeprune.errors import ModelNotSupported, UsageError
 from edgeprune.graph.comparison import (
-    at_another_batch,
     compare,
+    several_samples,
+    takes,
     takes_another_batch,
     treats_samples_alike,
 )
 from edgeprune.graph.drafting import Shapes, assumptions, draft, other_way, require_one_way
 from edgeprune.graph.exported import as_captured, from_exported, is_exported
-from edgeprune.graph.inputs import Inputs, clone, grow_batch, is_batched
+from edgeprune.graph.inputs import Inputs, clone, grow_batch, is_batched, resize_batch
 from edgeprune.graph.module import CapturedModule
 from edgeprune.graph.observe import Facts, observe
 from edgeprune.graph.provenance import error_line, keep_only_provenance, module_path
@@ -70,7 +70,7 @@ def capture(
     A graph that torch.export made already (`ep.module()`) is taken as it is.
     Raises `ModelNotSupported` when torch.export refuses the model, or when the captured graph and
     eager differ on the example or on a second input; where the batch is dynamic both are samples
-    of one run with another batch size.
+    of one run, with another batch size than the graph was traced with.
     """
     _require_weights(model)
     given = Inputs(args=_as_args(args), kwargs=dict(kwargs or {}))
@@ -80,16 +80,16 @@ def capture(
         found = _recapture(from_exported(model), given, dynamic_batch, treats_samples_alike)
         return replace(found, lost=(*found.lost, *_dropped(model, found.module)))
     with _eval_mode(model), torch.no_grad():
-        other = at_another_batch(model, given) if dynamic_batch else None
-        if other is None:
+        trial = several_samples(model, given) if dynamic_batch else None
+        if trial is None:
             _require_runs(model, given)
-        inputs = given if other is None else grow_batch(given)
-        program, is_dynamic = _export(model, inputs, other is not None)
+        program, is_dynamic = _export(model, given, trial is not None)
+        inputs = grow_batch(given) if is_dynamic else given
         module = as_captured(program.module(check_guards=False), model)
         assumed = assumptions(program)
         lost = (*assumed, *_lost(model, module, dynamic_batch and not is_dynamic))
         try:
-            facts = compare(model, module, inputs, other if is_dynamic else None)
+            facts = compare(model, module, inputs, trial if is_dynamic else None)
         except ModelNotSupported as error:
             if assumed:
                 raise other_way(assumed, "other outputs than eager's") from error
@@ -167,31 +167,51 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _export(model: nn.Module, inputs: Inputs, dynamic_batch: bool) -> tuple[ExportedProgram, bool]:
-    """Export non-strict, then strict, then a draft; with a dynamic batch if the model allows it."""
-    attempts = [(Dim.DYNAMIC, _NON_STRICT), *((Dim.AUTO, way) for way in _WAYS)]
-    if not dynamic_batch:
-        attempts = [(None, way) for way in _WAYS]
+def _export(model: nn.Module, given: Inputs, dynamic_batch: bool) -> tuple[ExportedProgram, bool]:
+    """Export non-strict, then strict, then a draft; with a dynamic batch if the model allows it.
+
+    A dynamic batch is traced with one sample more than any later run has at first: so the runs
+    that compare with eager are at another batch size. A fixed batch is the example's own.
+    """
+    if dynamic_batch:
+        traced = resize_batch(given, max(given.batch_size or 0, 2) + 1)
+        ways = [(Dim.DYNAMIC, _NON_STRICT), *((Dim.AUTO, way) for way in _WAYS)]
+        found = _first_that_works(model, given, traced, ways)
+        if isinstance(found, ExportedProgram) and is_dynamic(found):
+            return found, True
+        if isinstance(found, ModelNotSupported) and takes(model, traced):
+            raise found
+    found = _first_that_works(model, given, given, [(None, way) for way in _WAYS])
+    if isinstance(found, ModelNotSupported):
+        raise found
+    return found, False
+
+
+def _first_that_works(
+    model: nn.Module, given: Inputs, traced: Inputs, ways: list[tuple[object, str]]
+) -> ExportedProgram | ModelNotSupported:
+    """The program of the first way to export that works at `traced`, or why none does."""
     failures: list[str] = []
     place = ""
-    for dim, way in attempts:
+    for dim, way in ways:
+        copies = clone(traced)
         try:
             with quietly():  # a refused attempt prints its graph, and warns of it
-                shapes = None if dim is None else _shapes(model, inputs, dim)
-                program = _WAYS[way](model, inputs, shapes)
+                shapes = None if dim is None else _shapes(model, given, copies, dim)
+                return _WAYS[way](model, copies, shapes)
         except Exception as error:  # torch.export raises anything, user code included
             failures.append(f"{way}: {_first_lines(error)}")
-            last = error
+            cause = error
             place = place or error_line(error)
-        else:
-            return program, dim is not None and is_dynamic(program)
     where = " ".join(filter(None, (type(model).__name__, place)))
-    raise ModelNotSupported(
+    refusal = ModelNotSupported(
         f"capture at {where}: expected a graph from torch.export, got "
         + " | ".join(dict.fromkeys(failures))
         + ". Rewrite that line without Python control flow that depends on values of the input.",
         where=place or where,
-    ) from last
+    )
+    refusal.__cause__ = cause
+    return refusal
 
 
 def _require_runs(model: nn.Module, inputs: Inputs) -> None:
@@ -210,9 +230,8 @@ def _require_runs(model: nn.Module, inputs: Inputs) -> None:
 
 
 def _exported(model: nn.Module, inputs: Inputs, shapes: Shapes, *, strict: bool) -> ExportedProgram:
-    given = clone(inputs)
     return torch.export.export(
-        model, given.args, given.kwargs, dynamic_shapes=shapes, strict=strict
+        model, inputs.args, inputs.kwargs, dynamic_shapes=shapes, strict=strict
     )
 
 
@@ -229,16 +248,15 @@ def _first_lines(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(lines[:3])[:600]}"
 
 
-def _shapes(model: nn.Module, inputs: Inputs, dim: object) -> Shapes:
-    copies = clone(inputs)
-    batch = copies.batch_size
+def _shapes(model: nn.Module, given: Inputs, traced: Inputs, dim: object) -> Shapes:
+    """`dim` for the batch of every tensor of `traced` that has one in `given`."""
     # torch ships these two without annotations.
     shapes = ShapesCollection()  # type: ignore[no-untyped-call]
-    for leaf in pytree.tree_leaves((copies.args, copies.kwargs)):
-        if is_batched(leaf, batch):
+    for leaf, own in zip(traced.leaves(), given.leaves(), strict=True):
+        if is_batched(own, given.batch_size):
             shapes[leaf] = {0: dim}
     result: Shapes = shapes.dynamic_shapes(  # type: ignore[no-untyped-call]
-        model, copies.args, copies.kwargs
+        model, traced.args, traced.kwargs
     )
     return result
 

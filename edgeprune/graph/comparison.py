@@ -1,4 +1,4 @@
-"""The captured graph against eager: on two inputs, and on another batch size where it is free.
+"""The captured graph against eager: on two inputs, at another batch size than it was traced with.
 
 Captured once, compared always: export bakes in what it takes for constant, and says nothing.
 """
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import ModelNotSupported
-from edgeprune.graph.hints import hinted_facts
 from edgeprune.graph.inputs import (
     Inputs,
     clone,
+    grow_batch,
     is_batched,
     resize_batch,
     vary,
@@ -31,9 +32,13 @@ _TOLERANCE = 1e-4
 
 def takes_another_batch(model: nn.Module, given: Inputs) -> bool:
     """Whether the model runs with one sample more than the example has."""
-    if given.batch_size is None:
-        return False
-    trial = clone(resize_batch(given, given.batch_size + 1))
+    size = given.batch_size
+    return size is not None and takes(model, resize_batch(given, size + 1))
+
+
+def takes(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether the model runs on the inputs."""
+    trial = clone(inputs)
     try:
         with same_buffers(model):
             model(*trial.args, **trial.kwargs)
@@ -81,20 +86,20 @@ def _eager(model: nn.Module, inputs: Inputs) -> list[object]:
         return pytree.tree_leaves(model(*copies.args, **copies.kwargs))
 
 
-def at_another_batch(model: nn.Module, given: Inputs) -> Trial | None:
-    """Eager with one sample more than the graph is traced with; None where it takes no other batch.
+def several_samples(model: nn.Module, given: Inputs) -> Trial | None:
+    """Eager on two samples at least; None where it takes no more than the example's one.
 
-    The first sample is the example's, the others are other values: one run says whether the batch
-    is free and what the graph has to give for two inputs and another batch size.
+    The first sample is the example's, the others are other values: one run gives what the graph
+    has to give for two inputs. It is traced with another batch size than this.
     """
     if given.batch_size is None:
         return None
-    larger = resize_batch(given, max(given.batch_size, 2) + 1)
-    inputs = vary_but_first(larger, seed=1)
+    alike = grow_batch(given)
+    inputs = vary_but_first(alike, seed=1)
     try:
         return Trial(inputs, _eager(model, inputs))
     except Exception as error:  # whatever the user's code raises there
-        if not takes_another_batch(model, given):
+        if not takes(model, alike):
             return None
         raise ModelNotSupported(
             f"capture at {type(model).__name__}: expected it to take other values of the kind of "
@@ -104,30 +109,37 @@ def at_another_batch(model: nn.Module, given: Inputs) -> Trial | None:
         ) from error
 
 
-def compare(model: nn.Module, module: CapturedModule, inputs: Inputs, other: Trial | None) -> Facts:
-    """The graph against eager on `other`; without, on the example and on a second input.
+def compare(model: nn.Module, module: CapturedModule, inputs: Inputs, trial: Trial | None) -> Facts:
+    """The graph against eager on `trial`; without, on the example and on a second input.
 
-    Gives the facts at `inputs`.
+    Gives the facts at `inputs`, whose shapes are those of `trial`.
     """
-    name = type(model).__name__
-    if other is not None:
-        with same_buffers(model):
-            got, seen = observe(module, *_pair(other.inputs))
-        _require_same(other.expected, list(got), f"batch {other.inputs.batch_size}", name)
-        facts = hinted_facts(module, seen)
-        if facts is not None:
+    if trial is not None:
+        facts = _compared(model, module, trial, f"batch {trial.inputs.batch_size}")
+        if not _follows_values(module):
             return facts
-    expected = _eager(model, inputs)
-    with same_buffers(model):
-        got, facts = observe(module, *_pair(inputs))
-    _require_same(expected, list(got), "the example", name)
-    if other is None:
+    facts = _compared(model, module, Trial(inputs, _eager(model, inputs)), "the example")
+    if trial is None:
         second = vary(inputs, seed=1)
-        expected = _eager(model, second)
-        with same_buffers(model):
-            got, _ = observe(module, *_pair(second))
-        _require_same(expected, list(got), "a second input", name)
+        _compared(model, module, Trial(second, _eager(model, second)), "a second input")
     return facts
+
+
+def _compared(model: nn.Module, module: CapturedModule, trial: Trial, name: str) -> Facts:
+    """Require what eager gives; the facts that the run saw."""
+    copies = clone(trial.inputs)
+    with same_buffers(model):
+        got, facts = observe(module, copies.args, copies.kwargs)
+    _require_same(trial.expected, list(got), name, type(model).__name__)
+    return facts
+
+
+def _follows_values(module: CapturedModule) -> bool:
+    """Whether a size or a number in the graph depends on values of the input, not on its shape.
+
+    Read right after export, whose notes are those of this very graph then.
+    """
+    return any(free_unbacked_symbols(node.meta.get("val")) for node in module.graph.nodes)
 
 
 def _require_same(expected: list[object], got: list[object], trial: str, name: str) -> None:
@@ -163,8 +175,3 @@ def relative_error(want: torch.Tensor, have: torch.Tensor) -> float:
     spread = want.double().std().item() if want.numel() > 1 else 0.0
     worst = (want.double() - have.double()).abs().max().item()
     return worst / (spread or max(want.double().abs().max().item(), 1e-30))
-
-
-def _pair(inputs: Inputs) -> tuple[tuple[object, ...], dict[str, object]]:
-    copies = clone(inputs)
-    return copies.args, copies.kwargs

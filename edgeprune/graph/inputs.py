@@ -21,10 +21,14 @@ class Inputs:
     args: tuple[object, ...]
     kwargs: dict[str, object] = field(default_factory=dict)
 
+    def leaves(self) -> list[object]:
+        """Tensors and other values, flat, those of `args` first."""
+        return pytree.tree_leaves((self.args, self.kwargs))
+
     @property
     def batch_size(self) -> int | None:
         """First dim of the first tensor that has one; None without such a tensor."""
-        for leaf in pytree.tree_leaves((self.args, self.kwargs)):
+        for leaf in self.leaves():
             if isinstance(leaf, torch.Tensor) and leaf.dim() > 0:
                 return int(leaf.shape[0])
         return None
@@ -96,7 +100,7 @@ def vary(inputs: Inputs, seed: int) -> Inputs:
 def vary_but_first(inputs: Inputs, seed: int) -> Inputs:
     """`vary`, but the first sample of every batched tensor stays as it is."""
     batch = inputs.batch_size
-    given = iter(pytree.tree_leaves((inputs.args, inputs.kwargs)))
+    given = iter(inputs.leaves())
 
     def first(varied: object) -> object:
         own = next(given)

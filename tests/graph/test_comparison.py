@@ -1,4 +1,4 @@
-"""Facts read from export's notes, and what capture compares with eager."""
+"""What capture compares with eager, and at which batch sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import nn
 
 from edgeprune.errors import ModelNotSupported
 from edgeprune.graph.capture import capture
-from edgeprune.graph.hints import hinted_facts
 from edgeprune.graph.inputs import Inputs, vary, vary_but_first
 from edgeprune.graph.observe import TensorFact, observe
 
@@ -24,31 +23,61 @@ def shapely():
     return net(run, a=conv(3, 8), n=nn.BatchNorm2d(8), h=nn.Linear(4, 5))
 
 
-def test_facts_without_a_run_are_those_of_a_run():
-    """What export noted gives every node the shape and dtype that a run at the example gives."""
+def test_facts_are_those_of_a_run_at_the_inputs_of_the_capture():
+    """The run that is compared with eager gives every node the shape and dtype at the inputs."""
     captured = capture(shapely(), (image(),))
     _, run = observe(captured.module, captured.args, dict(captured.kwargs))
     assert captured.dynamic_batch
     assert dict(captured.facts) == dict(run)
 
 
-def test_facts_need_a_note_of_every_node():
-    """After the notes are dropped there is nothing to read: no facts, not old ones."""
-    captured = capture(shapely(), (image(),))
-    assert hinted_facts(captured.module, captured.facts) is None
+def test_facts_that_follow_values_are_those_of_the_example():
+    """A size that depends on values is the example's, not that of the other values compared."""
+
+    def run(m, x):
+        return m.a(x)[:, x[0].gt(0).nonzero().reshape(-1)]
+
+    x = torch.tensor([[3.0, -1.0, -1.0, -1.0], [1.0, 2.0, 1.0, 2.0]])
+    captured = capture(net(run, a=nn.Linear(4, 4)), (x,))
+    _, seen = observe(captured.module, captured.args, dict(captured.kwargs))
+    assert dict(captured.facts) == dict(seen)
+    output = next(iter(captured.module.graph.output_node().all_input_nodes))
+    assert captured.facts[output.name] == TensorFact((2, 1), torch.float32)
 
 
-def test_a_note_that_a_run_contradicts_is_not_believed():
-    """A fixed size must be the same in the run at another batch size, and so must the dtype."""
-    model = torch.export.export(nn.Linear(3, 4), (torch.ones(2, 3),)).module(check_guards=False)
-    seen = {}
-    for node in model.graph.nodes:
-        if isinstance(node.meta.get("val"), torch.Tensor):
-            seen[node.name] = TensorFact(tuple(node.meta["val"].shape), node.meta["val"].dtype)
-    assert hinted_facts(model, seen) is not None
-    last = [n.name for n in model.graph.nodes if n.op == "call_function"][-1]
-    for wrong in (TensorFact((2, 5), torch.float32), TensorFact((2, 4), torch.float64)):
-        assert hinted_facts(model, {**seen, last: wrong}) is None
+def test_the_batch_that_is_compared_is_not_the_one_that_is_traced():
+    """What export bakes in is right for the batch it saw alone: another one is compared."""
+    sizes = {True: set(), False: set()}
+
+    def run(m, x):
+        size = x.shape[0]
+        traced = isinstance(size, torch.SymInt)
+        sizes[traced].add(size.node.hint if traced else size)
+        return m.a(x)
+
+    for example, traced, compared in ((1, 3, 2), (2, 3, 2), (5, 6, 5)):
+        sizes = {True: set(), False: set()}
+        captured = capture(net(run, a=nn.Linear(4, 4)), (torch.randn(example, 4),))
+        assert captured.inputs.batch_size == compared
+        assert sizes == {True: {traced}, False: {compared}}
+
+
+def test_a_batch_that_export_must_fix_is_the_examples_own():
+    """A model that fixes its batch size is captured with the size it was shown, and says so."""
+
+    def run(m, x):
+        return m.a(x).reshape(int(x.shape[0]), -1)
+
+    def pairs(m, x):
+        if x.shape[0] % 2:
+            raise ValueError("in pairs")
+        return m.a(x)
+
+    for forward, size in ((run, 1), (run, 2), (pairs, 2), (pairs, 4)):
+        captured = capture(net(forward, a=nn.Linear(4, 4)), (torch.randn(size, 4),))
+        assert not captured.dynamic_batch
+        assert captured.inputs.batch_size == size
+        assert any("fixes its batch size" in note for note in captured.lost)
 
 
 def test_a_value_of_the_example_that_is_baked_in_is_found_at_another_batch():
@@ -63,7 +92,7 @@ def test_a_value_of_the_example_that_is_baked_in_is_found_at_another_batch():
 
     with pytest.raises(ModelNotSupported):
         capture(net(run, a=conv(3, 4)), (image(),))
-    with pytest.raises(ModelNotSupported, match="batch 3"):
+    with pytest.raises(ModelNotSupported, match="batch 2"):
         capture(net(baked, a=conv(3, 4)), (image(),))
 
 
