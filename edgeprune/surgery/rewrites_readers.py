@@ -10,7 +10,7 @@ from torch.fx.node import Argument
 
 from edgeprune.errors import InternalError
 from edgeprune.graph.operators import CONVOLUTIONS, TRANSPOSED
-from edgeprune.graph.rules.reduction import dims_of
+from edgeprune.graph.rules.reduction import dims_of, values_read
 from edgeprune.surgery.operation import Operation
 from edgeprune.surgery.rewriting import integer, rewrite
 
@@ -82,6 +82,17 @@ def extreme(op: Operation, node: fx.Node) -> None:
     if set(dims) & set(op.survivors.along(source)):
         largest = node.target is aten.amax.default
         op.limit(node, aten.clamp_min.default if largest else aten.clamp_max.default)
+
+
+@rewrite(aten.max.dim, aten.min.dim)
+def extreme_of_pair(op: Operation, node: fx.Node) -> None:
+    """max(x, 1)[0] over 8 channels, 5 kept -> clamp_min(max(x, 1)[0], 0): as `extreme`."""
+    source, values = op.before(node.args[0]), values_read(node)
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
+    dims = dims_of(integer(dim), len(source.shape))
+    if values is not None and set(dims) & set(op.survivors.along(source)):
+        largest = node.target is aten.max.dim
+        op.limit(values, aten.clamp_min.default if largest else aten.clamp_max.default)
 
 
 @rewrite(aten.scaled_dot_product_attention.default)

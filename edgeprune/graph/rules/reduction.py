@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
+from torch import fx
 
 from edgeprune.graph.labels import Value, varying
 from edgeprune.graph.observe import TensorFact
@@ -79,6 +81,14 @@ def extreme(
     return additive(t, x, dim, keepdim)
 
 
+def values_read(node: fx.Node) -> fx.Node | None:
+    """The one result that is read of `max(x, dim)`, its values; None where its places are too."""
+    read = [user for user in node.users if user.target is not operator.getitem or user.users]
+    if len(read) == 1 and read[0].target is operator.getitem and read[0].args[1] == 0:
+        return read[0]
+    return None
+
+
 @rule(
     aten.argmax.default,
     aten.argmin.default,
@@ -125,7 +135,8 @@ def _selected(t: Trace, x: Value, dims: tuple[int, ...], keep: bool) -> Value:
 def ranked(t: Trace, x: Value, *args: object, **kwargs: object) -> tuple[Value, ...]:
     """Values chosen along an axis, and the places they were found at: like `selective`, twice.
 
-    x (2, 8, 30), max over dim 2 -> values and places (2, 8): channel 3 stays channel 3.
+    x (2, 8, 30), max over dim 2 -> values and places (2, 8): channel 3 stays channel 3. A maximum
+    or minimum whose places nobody reads is an `extreme`.
     """
     names = [argument.name for argument in t.target._schema.arguments[1:]]
     given = dict(zip(names, args, strict=False)) | kwargs
@@ -135,7 +146,11 @@ def ranked(t: Trace, x: Value, *args: object, **kwargs: object) -> tuple[Value, 
         raise TypeError(f"{t.target} over dim {dim!r} does not result in two tensors")
     shapes = [member.shape for member in fact if isinstance(member, TensorFact)]
     kept = len(shapes[0]) == len(x.shape)
-    chosen = _selected(t, x, dims_of(dim, len(x.shape)), kept)
+    dims = dims_of(dim, len(x.shape))
+    if t.target in (aten.max.dim, aten.min.dim) and values_read(t.node) is not None:
+        chosen = extreme(t, x, dims, kept)
+    else:
+        chosen = _selected(t, x, dims, kept)
     return tuple(Value(shape, chosen.layers) for shape in shapes)
 
 
