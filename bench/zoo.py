@@ -42,19 +42,21 @@ def main() -> int:
     options = _options()
     if options.worker:
         return _work(options.worker)
-    rows = {} if options.fresh else _read()
+    last = _read()
+    rows = {} if options.fresh else dict(last)
     known = entries()
     chosen = [e for e in known if not options.names or _matches(e, options.names)]
     if options.names and not chosen:
         sys.exit(f"zoo at {', '.join(options.names)}: expected models of {HERE / 'zoo.txt'}.")
     missing = [e for e in chosen if options.names or e.key not in rows]
+    # Those that took longest the last time go first, so that none is left alone at the end.
+    missing.sort(key=lambda entry: -float(last.get(entry.key, {}).get("wall_seconds", 0.0)))
     with ThreadPoolExecutor(options.jobs) as pool:
         running = [pool.submit(_run, e, options.seconds, options.mib) for e in missing]
         for done in as_completed(running):
             row = done.result()
-            before = rows.get(row["key"])
             rows[row["key"]] = row
-            _say(row, before)
+            _say(row, last.get(row["key"]))
             _write(rows, known)
     kept = [rows[e.key] for e in known if e.key in rows]
     text, met = report(kept, len(known))
@@ -67,7 +69,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="library/model, or a part of it: done again")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once, one thread each")
-    parser.add_argument("--seconds", type=int, default=1800, help="limit for one model")
+    parser.add_argument("--seconds", type=int, default=5400, help="limit for one model")
     parser.add_argument("--mib", type=int, default=12000, help="resident memory for one model")
     parser.add_argument("--fresh", action="store_true", help="forget the results that are there")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
