@@ -20,6 +20,7 @@ from torch.export.dynamic_shapes import ShapesCollection
 from edgeprune.errors import ModelNotSupported, UsageError
 from edgeprune.graph.comparison import (
     compare,
+    eager,
     several_samples,
     takes,
     takes_another_batch,
@@ -30,6 +31,7 @@ from edgeprune.graph.exported import as_captured, from_exported, is_exported
 from edgeprune.graph.inputs import Inputs, clone, grow_batch, is_batched, resize_batch
 from edgeprune.graph.module import CapturedModule
 from edgeprune.graph.observe import Facts, observe
+from edgeprune.graph.outputs import foreign, know_dataclasses, known_outputs
 from edgeprune.graph.provenance import error_line, keep_only_provenance, module_path
 from edgeprune.graph.quiet import quietly
 from edgeprune.recipe.trial import same_buffers
@@ -73,6 +75,7 @@ def capture(
     of one run, with another batch size than the graph was traced with.
     """
     _require_weights(model)
+    know_dataclasses((args, kwargs))
     given = Inputs(args=_as_args(args), kwargs=dict(kwargs or {}))
     if isinstance(model, CapturedModule):
         return _recapture(copy.deepcopy(model), given, dynamic_batch, takes_another_batch)
@@ -81,13 +84,14 @@ def capture(
         return replace(found, lost=(*found.lost, *_dropped(model, found.module)))
     with _eval_mode(model), torch.no_grad():
         trial = several_samples(model, given) if dynamic_batch else None
-        if trial is None:
-            _require_runs(model, given)
-        program, is_dynamic = _export(model, given, trial is not None)
+        outputs = _require_runs(model, given) if trial is None else trial.expected
+        left_out = foreign(model, outputs)
+        with known_outputs(model) if left_out else contextlib.nullcontext():
+            program, is_dynamic = _export(model, given, trial is not None)
         inputs = grow_batch(given) if is_dynamic else given
         module = as_captured(program.module(check_guards=False), model)
         assumed = assumptions(program)
-        lost = (*assumed, *_lost(model, module, dynamic_batch and not is_dynamic))
+        lost = (*assumed, *left_out, *_lost(model, module, dynamic_batch and not is_dynamic))
         try:
             facts = compare(model, module, inputs, trial if is_dynamic else None)
         except ModelNotSupported as error:
@@ -214,12 +218,10 @@ def _first_that_works(
     return refusal
 
 
-def _require_runs(model: nn.Module, inputs: Inputs) -> None:
-    """`UsageError` if the model itself raises on the example: then export is not to blame."""
-    given = clone(inputs)
+def _require_runs(model: nn.Module, inputs: Inputs) -> list[object]:
+    """Its flat outputs; `UsageError` if the model itself raises: then export is not to blame."""
     try:
-        with same_buffers(model):
-            model(*given.args, **given.kwargs)
+        return eager(model, inputs)
     except Exception as error:  # whatever the user's code raises
         where = " ".join(filter(None, (type(model).__name__, error_line(error))))
         raise UsageError(

@@ -24,6 +24,7 @@ from edgeprune.graph.inputs import (
 )
 from edgeprune.graph.module import CapturedModule
 from edgeprune.graph.observe import Facts, observe
+from edgeprune.graph.outputs import know_dataclasses
 from edgeprune.recipe.trial import same_buffers
 
 # Capture runs the same kernels as eager; a larger difference means a baked value.
@@ -80,10 +81,13 @@ class Trial:
     expected: list[object]
 
 
-def _eager(model: nn.Module, inputs: Inputs) -> list[object]:
+def eager(model: nn.Module, inputs: Inputs) -> list[object]:
+    """What the model gives, flat; it and the inputs stay as they are."""
     copies = clone(inputs)
     with same_buffers(model):
-        return pytree.tree_leaves(model(*copies.args, **copies.kwargs))
+        result = model(*copies.args, **copies.kwargs)
+    know_dataclasses(result)
+    return pytree.tree_leaves(result)
 
 
 def several_samples(model: nn.Module, given: Inputs) -> Trial | None:
@@ -97,7 +101,7 @@ def several_samples(model: nn.Module, given: Inputs) -> Trial | None:
     alike = grow_batch(given)
     inputs = vary_but_first(alike, seed=1)
     try:
-        return Trial(inputs, _eager(model, inputs))
+        return Trial(inputs, eager(model, inputs))
     except Exception as error:  # whatever the user's code raises there
         if not takes(model, alike):
             return None
@@ -118,10 +122,10 @@ def compare(model: nn.Module, module: CapturedModule, inputs: Inputs, trial: Tri
         facts = _compared(model, module, trial, f"batch {trial.inputs.batch_size}")
         if not _follows_values(module):
             return facts
-    facts = _compared(model, module, Trial(inputs, _eager(model, inputs)), "the example")
+    facts = _compared(model, module, Trial(inputs, eager(model, inputs)), "the example")
     if trial is None:
         second = vary(inputs, seed=1)
-        _compared(model, module, Trial(second, _eager(model, second)), "a second input")
+        _compared(model, module, Trial(second, eager(model, second)), "a second input")
     return facts
 
 

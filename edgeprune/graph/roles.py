@@ -6,13 +6,15 @@ both lose positions, but a person who says "the width of layer4" means those tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import fx
+from torch import fx, nn
 
-from edgeprune.graph.module import CapturedModule
+from edgeprune.graph.labels import Labels
+from edgeprune.graph.module import CapturedModule, attribute
 from edgeprune.graph.operators import cell_parameters
 from edgeprune.graph.propagate import Walk, layers_of
 
@@ -84,3 +86,20 @@ def _constants(graph: fx.Graph) -> frozenset[fx.Node]:
         if node.op == "get_attr" or (sources and all(source in found for source in sources)):
             found.add(node)
     return frozenset(found)
+
+
+def is_of_numbers(
+    labels: Labels,
+    signature: tuple[tuple[int, int], ...],
+    makers: Set[int],
+    module: CapturedModule,
+) -> bool:
+    """Whether weights only read this width, and a buffer gives it: coordinates, or integers."""
+    owners = [attribute(module, labels.axes[index].owner) for index, _ in signature]
+    tensors = [tensor for tensor in owners if isinstance(tensor, torch.Tensor)]
+    if not any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
+        return True
+    if any(index in makers for index, _ in signature):
+        return False
+    weights = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
+    return 0 < len(weights) < len(tensors) and all(weight.dim() > 1 for weight in weights)

@@ -16,7 +16,7 @@ from edgeprune.graph.labels import Axis, Cause, Labels, identity, varying
 from edgeprune.graph.module import CapturedModule, attribute
 from edgeprune.graph.operators import CONVOLUTIONS, cell_parameters
 from edgeprune.graph.propagate import Walk
-from edgeprune.graph.roles import making_axes
+from edgeprune.graph.roles import is_of_numbers, making_axes
 
 _ALONE = "all positions stand or fall together, so the width is all or nothing"
 _NUMBERS = "its width is that of fixed numbers of the model, as if it were data"
@@ -109,7 +109,7 @@ def partition(found: Walk, module: CapturedModule) -> Partition:
         if len(units) == 1:
             cause = _alone(found.labels, classes, units[0])
             pins += _pinned(found.labels, classes, units, signature, cause)
-        elif _is_of_numbers(found.labels, signature, makers, module):
+        elif is_of_numbers(found.labels, signature, makers, module):
             cause = Cause(_NUMBERS, "", "")
             pins += _pinned(found.labels, classes, units, signature, cause)
         else:
@@ -297,20 +297,6 @@ def _pins(
         matrices = [place for place in places if ranks[place[0]] > 1]
         pins += [_pin(*place, cause) for place in matrices or places]
     return pins
-
-
-def _is_of_numbers(
-    labels: Labels,
-    signature: tuple[tuple[int, int], ...],
-    makers: Set[int],
-    module: CapturedModule,
-) -> bool:
-    """Whether weights only read this width, and a buffer gives it: the coordinates of a table."""
-    if any(index in makers for index, _ in signature):
-        return False
-    tensors = [attribute(module, labels.axes[index].owner) for index, _ in signature]
-    weights = [tensor for tensor in tensors if isinstance(tensor, torch.nn.Parameter)]
-    return 0 < len(weights) < len(tensors) and all(weight.dim() > 1 for weight in weights)
 
 
 def _alone(labels: Labels, classes: NDArray[np.int64], cls: int) -> Cause:

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from edgeprune.errors import ModelNotSupported, UsageError
 from edgeprune.graph.inputs import Inputs, clone, resize_batch, vary
 from edgeprune.graph.module import CapturedModule
+from edgeprune.graph.outputs import only_known
 from edgeprune.graph.provenance import error_line
 from edgeprune.recipe.trial import same_buffers
 from edgeprune.surgery.call import Call
@@ -223,7 +224,7 @@ def _first_difference(small: nn.Module, graph: CapturedModule, seen: Trace, inpu
 def _outputs(model: nn.Module, inputs: Inputs) -> tuple[object, ...]:
     copies = clone(inputs)
     with same_buffers(model):
-        return tuple(pytree.tree_leaves(model(*copies.args, **copies.kwargs)))
+        return tuple(pytree.tree_leaves(only_known(model(*copies.args, **copies.kwargs))))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from edgeprune.graph.inputs import Inputs, clone
+from edgeprune.graph.outputs import only_known
 from edgeprune.graph.provenance import running_line
 from edgeprune.recipe.trial import same_buffers
 from edgeprune.surgery.call import Call, Count, Function, Shape, template, untagged
@@ -79,7 +80,7 @@ def trace(
             mode.shapes[leaf] = tuple(leaf.shape)
     with torch.no_grad(), same_buffers(model), mode:
         result = dummy(*copies.args, **copies.kwargs)
-    seen.outputs = tuple(pytree.tree_leaves(result))
+    seen.outputs = tuple(pytree.tree_leaves(only_known(result)))
     return seen
 
 

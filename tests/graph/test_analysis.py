@@ -114,6 +114,22 @@ def test_the_width_of_a_table_of_numbers_is_data():
     assert "fixed numbers" in reasons["places", 1]
 
 
+def test_unread_places_of_an_integer_table_are_not_units():
+    """Position ids behind the example's length are read by nobody: numbers, not neurons."""
+    model = net(
+        lambda m, i: m.b(m.a(i) + m.p(m.ids[:, : i.shape[1]])),
+        a=nn.Embedding(9, 6),
+        p=nn.Embedding(12, 6),
+        b=nn.Linear(6, 4),
+        ids=torch.arange(12)[None],
+    )
+
+    analysis = analyze(model, (torch.arange(8).reshape(2, 4),))
+
+    assert [group.width for group in analysis.groups] == [6]
+    assert any("fixed numbers" in pin.reason for pin in analysis.pins if pin.parameter == "ids")
+
+
 def test_a_gated_neuron_is_a_neuron_and_a_head_with_a_table_a_head():
     """Two rows of a fused gate make one column: a neuron. A bias table has one column a head."""
 
