@@ -126,7 +126,7 @@ def _replace(module: CapturedModule, node: fx.Node) -> fx.Node:
     trainable = any(
         getattr(attribute(module, str(n.target)), "requires_grad", False) for n in sources
     )
-    name = _free_name(module, node, sources)
+    name = _free_name(module, node, sources, value.shape)
     parent, _, leaf = name.rpartition(".")
     with module.graph.inserting_before(node):
         new = module.graph.create_node("get_attr", name)
@@ -182,8 +182,13 @@ def _filled(
     return args, fx.node.map_arg(node.kwargs, lambda n: values[n])
 
 
-def _free_name(module: CapturedModule, node: fx.Node, sources: list[fx.Node]) -> str:
-    """The name the weight has in the user's model, if it is free; else one beside it."""
+def _free_name(
+    module: CapturedModule, node: fx.Node, sources: list[fx.Node], shape: torch.Size
+) -> str:
+    """The name the weight has in the user's model, if it is free; else one beside it.
+
+    A table that a weight only goes into (positions through a linear layer) is not that weight.
+    """
     first = str(sources[-1].target)
     if ".parametrizations." in first or first.startswith("parametrizations."):
         path, _, rest = first.rpartition("parametrizations.")
@@ -198,6 +203,7 @@ def _free_name(module: CapturedModule, node: fx.Node, sources: list[fx.Node]) ->
         if n.op == "get_attr" and str(n.target) == name and set(n.users) - {node}
     ]
     still_used = any(not _only_feeds(n, node) for n in others)
+    still_used |= name in taken and taken[name].shape != shape
     while name in taken and (still_used or name not in {str(s.target) for s in sources}):
         name, still_used = f"{name}_effective", False
     return name

@@ -92,12 +92,11 @@ def spelled(expression: Expression) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The code compared two integers and went on by the answer."""
+    """The code compared two integers, in whatever way, and went on by the answer."""
 
-    holds: Callable[[int, int], bool]
     left: Expression
     right: Expression
-    answer: bool
+    were_equal: bool
 
 
 @dataclass(slots=True)
@@ -134,10 +133,10 @@ class Tagged(int):
     def _compare(self, holds: Callable[[int, int], bool], other: object) -> bool:
         if not isinstance(other, int):
             return cast("bool", NotImplemented)
-        answer = holds(int(self), int(other))
-        seen = Comparison(holds, self.expression, expression_of(other), answer)
+        mine, theirs = int(self), int(other)
+        seen = Comparison(self.expression, expression_of(other), mine == theirs)
         self.log.comparisons.setdefault(seen)
-        return answer
+        return holds(mine, theirs)
 
     def __add__(self, other: int) -> Tagged:
         return self._with(operator.add, other)

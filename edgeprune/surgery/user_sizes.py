@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import operator
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -138,8 +137,8 @@ def _keep_comparisons(
     Only one that no call contradicts (in place). What is left shows in the outputs, if anywhere.
     """
     for comparison in comparisons:
-        if comparison.answer is not (comparison.holds is operator.eq):
-            continue  # they were not equal
+        if not comparison.were_equal:
+            continue
         for side, other in (
             (comparison.left, comparison.right),
             (comparison.right, comparison.left),

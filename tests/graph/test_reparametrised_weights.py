@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from small_nets import conv, image, net, noise, param, pruned_like_silenced, require_equal
 from torch import nn
 
+from edgeprune.errors import ModelNotSupported
 from edgeprune.graph.analysis import analyze
 from edgeprune.surgery.prune import prune
+from edgeprune.surgery.user_class import to_module
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning"),
@@ -136,6 +138,23 @@ def test_a_masked_weight_shrinks_with_its_mask():
     )
 
     assert pruned_like_silenced(model, noise(2, 8)).model.mask.shape == (3, 8)
+
+
+def test_a_table_made_by_a_weight_does_not_take_the_weights_name():
+    """Positions through a linear layer are a table of another shape; the class cannot take it."""
+    model = net(
+        lambda m, x: m.b((m.a(x) @ m.pos(m.table).t()).tanh()),
+        a=nn.Linear(4, 8),
+        pos=nn.Linear(6, 8),
+        b=nn.Linear(7, 3),
+        table=torch.randn(7, 6),
+    )
+    pruned = prune(model, (noise(2, 4),))
+
+    assert pruned.proof.outcome == "proved"
+    assert "pos.weight" not in pruned.model.state_dict()
+    with pytest.raises(ModelNotSupported, match="pos.weight_effective"):
+        to_module(pruned, model)
 
 
 def test_folding_leaves_the_users_model_alone():

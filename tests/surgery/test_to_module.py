@@ -231,6 +231,23 @@ def test_a_check_in_the_code_keeps_its_answer() -> None:
     assert changed(returned(randomised(Checked()), noise(2, 4)))["width"] == (8, 4)
 
 
+def test_numbers_that_are_compared_and_differ_do_not_follow_each_other() -> None:
+    """torch.nn.functional.embedding checks its padding index against the table's rows."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.e, self.b = nn.Embedding(20, 16, padding_idx=1), nn.Linear(16, 5)
+
+        def forward(self, i: torch.Tensor) -> torch.Tensor:
+            return self.b(self.e(i).tanh())
+
+    result = returned(randomised(Padded()), torch.arange(2, 12).reshape(2, 5))
+
+    assert changed(result) == {"e.embedding_dim": (16, 8), "b.in_features": (16, 8)}
+    assert result.module.e.padding_idx == 1
+
+
 def test_an_attribute_of_a_config_object_is_one_of_its_module() -> None:
     """forward may read self.config.heads: the copy's config changes, the user's does not."""
 
@@ -447,7 +464,7 @@ def test_a_tagged_integer_is_the_integer_and_knows_its_expression() -> None:
     assert -h == -12
     assert [0] * h == [0] * 12
     assert h * 0.5 == 6.0
-    assert [c.answer for c in log.comparisons] == [True, True]
+    assert [c.were_equal for c in log.comparisons] == [True, True]
 
 
 NETWORKS = ("densenet121", "mobilenet_v3_small", "resnet18", "vit_b_16")
