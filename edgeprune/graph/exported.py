@@ -107,6 +107,32 @@ def _hold_identities_(module: fx.GraphModule) -> None:
         module.graph.erase_node(node)
 
 
+def _drop_empty_parts_(module: fx.GraphModule) -> None:
+    """Leave out of a concatenation what has no elements: class tokens of which there are none.
+
+    It adds nothing to the values, and has no positions to say which channels it has.
+    """
+    for node in module.graph.nodes:
+        if node.target is not aten.cat.default:
+            continue
+        parts = list(node.args[0])
+        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        values = [part.meta.get("val") for part in parts]
+        if not all(isinstance(value, torch.Tensor) and value.dim() > 0 for value in values):
+            continue
+        if len({(value.dtype, value.dim()) for value in values}) == 1:
+            stay = [p for p, v in zip(parts, values, strict=True) if not _is_zero(v.shape[dim])]
+            if 0 < len(stay) < len(parts):
+                node.update_arg(0, stay)
+                for part in parts:
+                    if not part.users and part.target is aten.slice.Tensor:
+                        module.graph.erase_node(part)
+
+
+def _is_zero(size: int | torch.SymInt) -> bool:
+    return isinstance(size, int) and size == 0
+
+
 def as_captured(module: fx.GraphModule, original: nn.Module | None) -> CapturedModule:
     """The module that users get, of the graph of an exported program (whose nodes it takes over).
 
@@ -121,6 +147,7 @@ def as_captured(module: fx.GraphModule, original: nn.Module | None) -> CapturedM
             node.meta["module"] = module_path(node)
     _drop_replaced_caches_(module)
     _hold_identities_(module)
+    _drop_empty_parts_(module)
     unstack(module.graph)
     captured = CapturedModule(module, module.graph)
     captured.training = False

@@ -120,3 +120,17 @@ def test_a_box_beside_data_stays_rectangular():
     )
 
     assert analyze(model, (noise(2, 8),)).groups == ()
+
+
+def test_a_part_without_elements_pins_nothing():
+    """No class tokens are laid before the rotated ones: heads go as if nothing was laid there."""
+
+    def run(m, x):
+        y = m.a(x).unflatten(-1, (4, 4)).transpose(1, 2)
+        whole = torch.cat([y[:, :, :0], y[:, :, 0:] * m.t], 2)
+        return m.b(whole.transpose(1, 2).flatten(2))
+
+    model = net(run, a=nn.Linear(4, 16), b=nn.Linear(16, 3), t=noise(5, 4))
+    pruned = pruned_like_silenced(model, noise(2, 5, 4))
+
+    assert [(group.kind, group.width) for group in pruned.analysis.groups] == [("head", 4)]
