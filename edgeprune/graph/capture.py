@@ -174,8 +174,8 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 def _export(model: nn.Module, given: Inputs, dynamic_batch: bool) -> tuple[ExportedProgram, bool]:
     """Export non-strict, then strict, then a draft; with a dynamic batch if the model allows it.
 
-    A dynamic batch is traced with one sample more than any later run has at first: so the runs
-    that compare with eager are at another batch size. A fixed batch is the example's own.
+    A dynamic batch is traced with one sample more than the run that is compared with eager has:
+    what export bakes in is right for the traced batch alone. A fixed batch is the example's own.
     """
     if dynamic_batch:
         traced = resize_batch(given, max(given.batch_size or 0, 2) + 1)

@@ -90,7 +90,8 @@ def _hold_identities_(module: fx.GraphModule) -> None:
     """Make identity matrices that the graph creates tables of the module, which can lose rows.
 
     A learned transform plus the identity (T-Nets of point clouds) has rows and columns that are
-    channels. Large ones stay as they are: a table is written into every file of the model.
+    channels. Large ones stay as they are: a table is written into every file of the model. Each
+    call gets a copy: forward may write into what it made, and must find it fresh the next time.
     """
     for node in list(module.graph.nodes):
         if node.target not in (aten.eye.default, aten.eye.m):
@@ -102,8 +103,9 @@ def _hold_identities_(module: fx.GraphModule) -> None:
         module.register_buffer(name, node.target(*node.args, **node.kwargs), persistent=False)
         with module.graph.inserting_before(node):
             table = module.graph.create_node("get_attr", name)
-        table.meta = dict(node.meta)
-        node.replace_all_uses_with(table)
+            fresh = module.graph.call_function(aten.clone.default, (table,))
+        table.meta, fresh.meta = dict(node.meta), dict(node.meta)
+        node.replace_all_uses_with(fresh)
         module.graph.erase_node(node)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from small_nets import between, conv, image, net, noise, pruned_like_silenced
+from small_nets import between, conv, image, net, noise, param, pruned_like_silenced
 from torch import nn
 
 from edgeprune.graph.analysis import analyze
@@ -115,3 +115,32 @@ def test_an_identity_follows_the_devices_and_dtypes_of_its_model():
     assert wide.eye_table.dtype == torch.float64
     assert torch.allclose(wide(x.double()).float(), pruned.model(x), atol=1e-4)
     assert set(pruned.model.state_dict()) == set(model.state_dict())
+
+
+def test_an_identity_that_forward_writes_into_is_fresh_at_every_call():
+    """What is added to it in place is not there the next time, in the captured or pruned model."""
+
+    def run(m, x):
+        by = torch.eye(8)
+        by += m.w
+        return m.b(m.a(x) @ by)
+
+    model = net(run, a=nn.Linear(4, 8), b=nn.Linear(8, 3), w=param(8, 8))
+    pruned = prune(model, (noise(2, 4),), keep_fraction=0.5)
+    x = noise(2, 4, seed=7)
+
+    for module, expected in (
+        (pruned.analysis.captured.module, model(x)),
+        (pruned.model, pruned.model(x)),
+    ):
+        for _ in range(3):
+            assert torch.allclose(module(x), expected, atol=1e-6)
+
+
+def test_a_large_identity_stays_an_operator():
+    """A table is written into every file of the model: one of 2000 x 2000 is not made."""
+    model = net(lambda m, x: m.a(x) @ torch.eye(4, 2000) @ torch.eye(2000), a=nn.Linear(4, 4))
+    module = analyze(model, (noise(2, 4),)).captured.module
+
+    assert [tuple(buffer.shape) for buffer in module.buffers()] == [(4, 2000)]
+    assert sum("eye" in str(node.target) for node in module.graph.nodes) == 2
