@@ -105,7 +105,8 @@ def reexport(captured: Captured) -> ExportedProgram:
                 return program
     raise ModelNotSupported(
         f"exporting at the captured graph: expected torch.export to take it, got "
-        f"{' | '.join(failures)}. Try dynamic_batch=False."
+        f"{' | '.join(dict.fromkeys(failures))}. "
+        + ("Try dynamic_batch=False." if captured.dynamic_batch else "Report this with the model.")
     ) from last
 
 

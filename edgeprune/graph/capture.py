@@ -78,7 +78,7 @@ def capture(
     know_dataclasses((args, kwargs))
     given = Inputs(args=_as_args(args), kwargs=dict(kwargs or {}))
     if isinstance(model, CapturedModule):
-        return _recapture(copy.deepcopy(model), given, dynamic_batch, takes_another_batch)
+        return _recapture(copy.deepcopy(model), given, dynamic_batch, _is_free)
     if is_exported(model):
         found = _recapture(from_exported(model), given, dynamic_batch, treats_samples_alike)
         return replace(found, lost=(*found.lost, *_dropped(model, found.module)))
@@ -101,6 +101,7 @@ def capture(
         if assumed:
             require_one_way(model, module, inputs, assumed)
     keep_only_provenance(module.graph)
+    module.fixed_batch = not is_dynamic
     return Captured(
         module=module,
         args=inputs.args,
@@ -130,17 +131,22 @@ def _as_args(args: tuple[object, ...]) -> tuple[object, ...]:
     return tuple(args)
 
 
+def _is_free(module: CapturedModule, given: Inputs) -> bool:
+    return not module.fixed_batch and takes_another_batch(module, given)
+
+
 def _recapture(
     module: CapturedModule,
     given: Inputs,
     dynamic_batch: bool,
-    is_free: Callable[[nn.Module, Inputs], bool],
+    is_free: Callable[[CapturedModule, Inputs], bool],
 ) -> Captured:
     """A graph is its own capture: nothing in it depends on stale metadata. Takes `module` over."""
     module.eval()
     keep_only_provenance(module.graph)
     with torch.no_grad():
         free = dynamic_batch and is_free(module, given)
+    module.fixed_batch = not free
     inputs = grow_batch(given) if free else given
     copies = clone(inputs)
     with same_buffers(module):

@@ -51,7 +51,8 @@ def takes(model: nn.Module, inputs: Inputs) -> bool:
 def treats_samples_alike(module: nn.Module, given: Inputs) -> bool:
     """Whether one more sample leaves what the graph gives for the others as it was.
 
-    A graph may run on another batch and still have one baked into a `view` or an `expand`.
+    A graph may run on another batch and still have one baked into a `view` or an `expand`, or read
+    the first sample alone: one more has to be seen in the outputs.
     """
     size = given.batch_size
     if size is None or not takes_another_batch(module, given):
@@ -66,11 +67,19 @@ def treats_samples_alike(module: nn.Module, given: Inputs) -> bool:
         for one, other in zip(ours, theirs, strict=True)
         if is_batched(one, size) and isinstance(other, torch.Tensor)
     ]
+    if not tensors:
+        return any(map(_differ, ours, theirs))
     return all(
         other.shape == (size + 1, *one.shape[1:])
         and relative_error(one, other[:size]) <= _TOLERANCE
         for one, other in tensors
     )
+
+
+def _differ(one: object, other: object) -> bool:
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return False
+    return one.shape != other.shape or not torch.equal(one, other)
 
 
 @dataclass(frozen=True, slots=True)

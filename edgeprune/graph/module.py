@@ -29,6 +29,8 @@ _DROPOUTS = (
     aten.feature_dropout.default,
 )
 
+_FIXED_BATCH = "edgeprune.fixed_batch"
+
 
 class CapturedModule(fx.GraphModule):
     """A captured graph: callable, trainable, deep-copyable, with the original parameter names.
@@ -49,6 +51,15 @@ class CapturedModule(fx.GraphModule):
             for name in module._buffers:
                 if name in kept_out or name not in original._buffers:
                     module._non_persistent_buffers_set.add(name)
+
+    @property
+    def fixed_batch(self) -> bool:
+        """Whether it was traced at one batch size: it may run at another, and ignore a sample."""
+        return bool(self.meta.get(_FIXED_BATCH, False))
+
+    @fixed_batch.setter
+    def fixed_batch(self, is_fixed: bool) -> None:
+        self.meta[_FIXED_BATCH] = is_fixed  # copies of a graph module keep nothing else
 
 
 def _submodule(root: nn.Module, path: str) -> nn.Module | None:

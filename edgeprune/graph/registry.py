@@ -20,6 +20,7 @@ Rule: TypeAlias = Callable[..., Outcome]
 R = TypeVar("R", bound=Rule)
 
 _RULES: dict[OpOverload, Rule] = {}
+_FOREIGN: dict[str, Rule] = {}
 
 
 def rule(*overloads: OpOverload) -> Callable[[R], R]:
@@ -46,6 +47,19 @@ def rule(*overloads: OpOverload) -> Callable[[R], R]:
     return register
 
 
+def foreign_rule(*names: str) -> Callable[[R], R]:
+    """Register a rule by schema name, `"torchvision::nms"`: for operators another package brings.
+
+    They exist once that package is imported, which is the model's business.
+    """
+
+    def register(function: R) -> R:
+        _FOREIGN.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
 def rule_for(target: object) -> Rule | None:
     """The rule of an overload; the pointwise rule where torch tags it so; else None.
 
@@ -53,7 +67,7 @@ def rule_for(target: object) -> Rule | None:
     """
     if not isinstance(target, OpOverload):
         return None
-    found = _RULES.get(target)
+    found = _RULES.get(target) or _FOREIGN.get(target._schema.name)
     if found is None and torch.Tag.pointwise in target.tags:
         return _RULES[torch.ops.aten.add.Tensor]
     if found is None:
@@ -72,5 +86,7 @@ def _out_of_place(target: OpOverload) -> OpOverload | None:
 
 
 def known_overloads() -> tuple[OpOverload, ...]:
-    """Every overload with a rule of its own."""
-    return tuple(_RULES)
+    """Every overload with a rule of its own, of what is imported now."""
+    names = (name.partition("::") for name in _FOREIGN)
+    packets = (getattr(getattr(torch.ops, space), name, None) for space, _, name in names)
+    return (*_RULES, *(packet.default for packet in packets if packet is not None))

@@ -16,6 +16,7 @@ from edgeprune.graph.labels import Value
 from edgeprune.graph.module import CapturedModule, attribute, set_tensor
 from edgeprune.graph.observe import Fact, Facts, TensorFact, observe, shapes_only
 from edgeprune.graph.propagate import Labelled
+from edgeprune.graph.value_sizes import sized_by_values
 from edgeprune.planning.allocate import Request
 from edgeprune.planning.plan import KeptAxis, Plan, make_plan
 from edgeprune.surgery import rewrites, rewrites_readers
@@ -186,12 +187,16 @@ def _require_shapes(analysis: Analysis, left: Survivors, module: CapturedModule)
 def _mismatch(
     analysis: Analysis, left: Survivors, module: CapturedModule, facts: Facts
 ) -> tuple[fx.Node, tuple[int, ...], tuple[int, ...]] | None:
-    """The first node whose shape is another than its labels give, and both shapes."""
+    """The first node whose shape is another than its labels give, and both shapes.
+
+    A size that follows values is held against its labels only where they lose positions.
+    """
+    loose = sized_by_values(module.graph, facts)
     for node in module.graph.nodes:
         value = analysis.walk.values.get(node.name)
         if any(user.meta.get("scales") == node.name for user in node.users):
             continue
-        for expected, got in _shapes(left, value, facts.get(node.name)):
+        for expected, got in _shapes(left, value, facts.get(node.name), node.name in loose):
             # A part of no elements (what a full rotation leaves) has no labels to say its sizes.
             if expected != got and not (0 in expected and 0 in got):
                 return node, expected, got
@@ -199,10 +204,19 @@ def _mismatch(
 
 
 def _shapes(
-    left: Survivors, value: Labelled, fact: Fact
+    left: Survivors, value: Labelled, fact: Fact, loose: bool
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    if isinstance(value, tuple) and isinstance(fact, tuple):
+    """Expected and got, of every member; of a `loose` value where labels lose positions alone."""
+    if (
+        isinstance(value, tuple)
+        and isinstance(fact, tuple)
+        and (len(value) == len(fact) or not loose)
+    ):
         for member, part in zip(value, fact, strict=True):
-            yield from _shapes(left, member, part)
+            yield from _shapes(left, member, part, loose)
     if isinstance(value, Value) and isinstance(fact, TensorFact):
-        yield left.shape(value), fact.shape
+        expected, got = left.shape(value), fact.shape
+        if loose and len(expected) == len(got):
+            dims = sorted(left.along(value))
+            expected, got = tuple(expected[d] for d in dims), tuple(got[d] for d in dims)
+        yield expected, got

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import torch
+import torchvision
 from torch._ops import OpOverload
 
 aten = torch.ops.aten
+assert torchvision.ops  # importing it brings its operators
 
 Kind = Literal["float", "index", "bool", "complex"]
 Domain = Literal["all", "positive", "unit", "signed unit"]
@@ -68,10 +70,14 @@ EXAMPLES: dict[OpOverload, tuple[Example, ...]] = {}
 
 
 def call(names: str, *args: Argument, partner: Operand | None = None, **kwargs: object) -> None:
-    """One call of each of the named overloads: `call("sum.default flip", F(2, 4), [1])`."""
+    """One call of each of the named overloads: `call("sum.default flip", F(2, 4), [1])`.
+
+    Of another package than ATen with its name: `call("torchvision::nms", ...)`.
+    """
     for name in names.split():
-        packet, _, overload = name.partition(".")
-        target = getattr(getattr(aten, packet), overload or "default")
+        packet, _, overload = name.rpartition("::")[2].partition(".")
+        package = getattr(torch.ops, name.partition("::")[0]) if "::" in name else aten
+        target = getattr(getattr(package, packet), overload or "default")
         EXAMPLES[target] = (*EXAMPLES.get(target, ()), Example(args, kwargs, partner))
 
 
@@ -349,6 +355,16 @@ for _n, _size in ((1, (6,)), (2, (4, 6)), (3, (4, 2, 4))):
 call("upsample_bicubic2d.vec _upsample_bilinear2d_aa.vec", F(2, 4, 4, 6), [8, 12], False, None)
 call("_upsample_bicubic2d_aa.vec", F(2, 4, 4, 6), [8, 12], False, None)
 call("grid_sampler", F(2, 4, 3, 3), F(2, 3, 3, 2, domain="signed unit"), 0, 0, False)
+_REGIONS = torch.tensor([[0.0, 0, 0, 3, 3], [1, 1, 0, 3, 2], [1, 0, 1, 2, 3]])
+call("torchvision::roi_align", F(2, 4, 4, 4), _REGIONS, 1.0, 2, 3, 2, True)
+call("torchvision::roi_pool", F(2, 4, 4, 4), _REGIONS, 1.0, 2, 3)
+_STEPS = (1, 1, 1, 1, 1, 1)
+_CHANNELS = F(2, 4, 3, 3), F(6, 4, 3, 3), F(2, 18, 3, 3), F(2, 9, 3, 3), F(6)
+call("torchvision::deform_conv2d", *_CHANNELS, *_STEPS, 1, 1, True)
+_CHANNELS = F(2, 4, 3, 3), F(6, 4, 3, 3), F(2, 36, 3, 3), F(2, 18, 3, 3), F(6)
+call("torchvision::deform_conv2d", *_CHANNELS, *_STEPS, 1, 2, True)
+_CHANNELS = F(2, 4, 3, 3), F(6, 2, 3, 3), F(2, 18, 3, 3), F(2, 9, 3, 3), F(6)
+call("torchvision::deform_conv2d", *_CHANNELS, *_STEPS, 2, 1, True)
 call("im2col", F(2, 4, 3, 4), [2, 2], [1, 1], [0, 0], [1, 1])
 
 # Recurrent layers and cells: gates of 4 (LSTM), 3 (GRU) and 1 (Elman).

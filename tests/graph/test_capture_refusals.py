@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from small_nets import net, noise
@@ -115,6 +117,22 @@ def test_a_fixed_batch_is_said():
 
     assert not captured.dynamic_batch
     assert any("fixes its batch size" in note for note in captured.lost)
+
+
+def _of_one(m, x):
+    (only,) = x
+    return m.a(only)
+
+
+def test_a_graph_of_one_sample_stays_so():
+    """Its graph runs on two and leaves the second out; captured again it is still one for one."""
+    captured = capture(net(_of_one, a=nn.Linear(4, 3)), (noise(1, 4),))
+    again = capture(copy.deepcopy(captured.module), (noise(1, 4),))
+
+    assert captured.module(noise(2, 4)).shape == (3,)
+    assert not captured.dynamic_batch
+    assert not again.dynamic_batch
+    assert any("fixes its batch size" in note for note in again.lost)
 
 
 def test_weights_without_values_are_refused():

@@ -133,7 +133,25 @@ def test_the_module_of_an_exported_program_is_taken_with_its_guards(program):
     assert [pin.where for pin in of_graph.pins] == [pin.where for pin in of_net.pins]
 
 
-@pytest.mark.parametrize(("model", "free"), [(Baked(), False), (nn.Sequential(Baked().a), True)])
+class First(nn.Module):
+    """Reads its two samples by number: a graph of it leaves a third one out."""
+
+    def forward(self, x):
+        one, two = x
+        return one - two
+
+
+class Total(nn.Module):
+    """One number of all samples."""
+
+    def forward(self, x):
+        return x.square().sum()
+
+
+@pytest.mark.parametrize(
+    ("model", "free"),
+    [(Baked(), False), (nn.Sequential(Baked().a), True), (First(), False), (Total(), True)],
+)
 def test_a_batch_that_was_exported_fixed_is_found_out_by_running(model, free, tmp_path):
     """A graph of batch 2 stays at 2 where a size is written into it, else takes any batch."""
     x = torch.randn(2, 12)

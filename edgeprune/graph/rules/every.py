@@ -17,6 +17,7 @@ from edgeprune.graph.rules import (
     spectral,
     spread,
     summation,
+    vision,
     window,
 )
 
@@ -37,5 +38,6 @@ FAMILIES = (
     spectral,
     spread,
     summation,
+    vision,
     window,
 )

@@ -174,7 +174,9 @@ def places(
         node = written[position] if isinstance(written, list | tuple) else None
         is_mask = isinstance(node, fx.Node) and _dtype(t, node) in (torch.bool, torch.uint8)
         count = len(value.shape) if is_mask else 1
-        zeros = torch.zeros((1,) if is_mask else value.shape, dtype=torch.int64)
+        # One place at least: on the example none may be named.
+        size = (1,) if is_mask else tuple(max(n, 1) for n in value.shape)
+        zeros = torch.zeros(size, dtype=torch.int64)
         dims += range(len(probe), len(probe) + count)
         probe += [zeros] * count
     return tuple(dims), probe
