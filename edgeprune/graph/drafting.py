@@ -11,6 +11,7 @@ import contextlib
 import gc
 import os
 import tempfile
+import traceback
 from collections.abc import Iterator
 
 import torch
@@ -40,7 +41,20 @@ def draft(model: nn.Module, inputs: Inputs, shapes: Shapes) -> ExportedProgram:
     """Draft export of `model`, non-strict; raises what torch raises."""
     given = clone(inputs)
     with _traces_thrown_away():
-        return draft_export(model, given.args, given.kwargs, dynamic_shapes=shapes, strict=False)
+        try:
+            return draft_export(
+                model, given.args, given.kwargs, dynamic_shapes=shapes, strict=False
+            )
+        except Exception as error:
+            _forget_locals(error)
+            raise
+
+
+def _forget_locals(error: BaseException | None) -> None:
+    """What frames of a failed draft hold, the open file of its trace among it, can go."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 @contextlib.contextmanager

@@ -24,54 +24,43 @@ from numpy.typing import NDArray
 
 from edgeprune.errors import InternalError, UsageError
 from edgeprune.graph.groups import SlotTable
-
-# Numbers in float64 that stay in the cache: 1 MiB.
-_BLOCK = 2**17
+from edgeprune.scoring.sums import Elementwise, Sums
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightedSlots:
     """One dim of one weight and where the group's units lie in it.
 
-    `gradient` is that of one batch's loss, of the weight's shape; None for a criterion that did
-    not ask for gradients. Weights with `requires_grad=False` are weights like others.
+    Weights with `requires_grad=False` are weights like others.
     """
 
     table: SlotTable
-    weight: torch.Tensor
-    gradient: torch.Tensor | None = None
+    sums: Sums
 
-    def total(
-        self, function: Callable[..., torch.Tensor], *, gradient: bool = False
-    ) -> NDArray[np.float64]:
+    @property
+    def weight(self) -> torch.Tensor:
+        """The whole weight."""
+        return self.sums.weight
+
+    @property
+    def gradient(self) -> torch.Tensor | None:
+        """That of one batch's loss, of the weight's shape; None if it was not asked for."""
+        return self.sums.gradient
+
+    def total(self, function: Elementwise, *, gradient: bool = False) -> NDArray[np.float64]:
         """Sum of `function(weight)` over each unit's positions: float64 (units,).
 
         With `gradient` it is `function(weight, gradient)`. The function works element by element,
-        in float64. It is given a block of rows at a time: a copy of the whole weight in float64
-        would cost more time than the sum.
+        in float64, on a part of the weight at a time.
         """
-        tensors = [self.weight.detach(), *((self._slope(),) if gradient else ())]
-        size = tensors[0][:1].numel()
-        others = [dim for dim in range(tensors[0].dim()) if dim != self.table.dim]
-        mass = torch.zeros(tensors[0].shape[self.table.dim], dtype=torch.float64)
-        rows = max(1, _BLOCK // max(size, 1))
-        for start in range(0, len(tensors[0]), rows):
-            block = function(*(tensor[start : start + rows].double() for tensor in tensors))
-            part = (block.sum(dim=others) if others else block).cpu()
-            if self.table.dim == 0:
-                mass[start : start + rows] = part
-            else:
-                mass += part
-        summed: NDArray[np.float64] = mass.numpy()[self.table.positions].sum(axis=1)
-        return summed
-
-    def _slope(self) -> torch.Tensor:
-        if self.gradient is None:
+        if gradient and self.gradient is None:
             raise InternalError(
                 f"score at {self.table.parameter}: expected a gradient, got none. Register the "
                 "criterion with gradients=True."
             )
-        return self.gradient.detach()
+        mass = self.sums.along(self.table.dim, function, gradient=gradient)
+        summed: NDArray[np.float64] = mass[self.table.positions].sum(axis=1)
+        return summed
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,6 +16,7 @@ from edgeprune.graph.module import attribute
 from edgeprune.recipe.data import Batch, Loss
 from edgeprune.scoring.criteria import GroupWeights, Registered, WeightedSlots, find_criterion
 from edgeprune.scoring.gradients import gradients_of
+from edgeprune.scoring.sums import Sums
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,15 +48,8 @@ def score(
     chosen = find_criterion(criterion)
     groups = analysis.groups
     tensors = _weights(analysis, groups)
-    weights = {
-        group.name: tuple(
-            WeightedSlots(table, tensors[table.parameter])
-            for table in group.tables
-            if table.parameter in tensors
-        )
-        for group in groups
-    }
     if not chosen.gradients:
+        weights = _slots(groups, tensors)
         bare = [_Sum(_called(chosen, group, weights[group.name], seed)) for group in groups]
         return _scores(analysis, chosen, bare)
     if batches is None:
@@ -63,22 +57,42 @@ def score(
             f"scoring by {criterion!r}: expected labelled batches, as it needs the loss's "
             "gradient, got none. Give batches=, or choose a criterion of the weights alone (l2)."
         )
-    names = tuple(dict.fromkeys(s.table.parameter for slots in weights.values() for s in slots))
     sums = [_Sum(np.zeros(group.width), 0) for group in groups]
     module = analysis.captured.module
-    for found in gradients_of(module, names, batches, loss):
+    for found in gradients_of(module, tuple(tensors), batches, loss):
+        weights = _slots(groups, tensors, found)
         for total, group in zip(sums, groups, strict=True):
-            slots = tuple(
-                WeightedSlots(slot.table, slot.weight, found[slot.table.parameter])
-                for slot in weights[group.name]
-            )
-            total.add(_called(chosen, group, slots, seed))
+            total.add(_called(chosen, group, weights[group.name], seed))
     if sums and sums[0].count == 0:
         raise DataError(
             f"scoring by {criterion!r}: expected at least one batch of (inputs, target), got "
             "none. Give batches that can be read."
         )
     return _scores(analysis, chosen, sums)
+
+
+def _slots(
+    groups: tuple[Group, ...],
+    tensors: Mapping[str, torch.Tensor],
+    gradients: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, tuple[WeightedSlots, ...]]:
+    """The weights of each group by its name; groups that share a weight share what is summed."""
+    dims: dict[str, dict[int, None]] = {name: {} for name in tensors}
+    for group in groups:
+        for table in group.tables:
+            dims.get(table.parameter, {})[table.dim] = None
+    sums = {
+        name: Sums(tensor, tuple(dims[name]), gradients[name] if gradients else None)
+        for name, tensor in tensors.items()
+    }
+    return {
+        group.name: tuple(
+            WeightedSlots(table, sums[table.parameter])
+            for table in group.tables
+            if table.parameter in sums
+        )
+        for group in groups
+    }
 
 
 @dataclass(slots=True)

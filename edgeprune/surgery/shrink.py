@@ -26,6 +26,9 @@ from edgeprune.surgery.survivors import Survivors, WholeUnits, survivors, whole_
 
 aten = torch.ops.aten
 
+# Numbers that stay in the cache between two cuts.
+_BLOCK = 2**16
+
 REWRITES = (rewrites, rewrites_readers)
 """Importing these modules registered what they rewrite."""
 
@@ -135,16 +138,34 @@ def _slice_tensors(module: CapturedModule, left: Survivors) -> None:
         tensor, kept = tensors[name], left.along(value)
         if not isinstance(tensor, torch.Tensor) or not kept or id(tensor) in smaller:
             continue
-        sliced = tensor.detach()
-        for dim, positions in kept.items():
-            sliced = sliced.index_select(dim, positions.to(sliced.device))
-        set_tensor(module, name, sliced.contiguous())
+        set_tensor(module, name, _sliced(tensor.detach(), kept))
         replaced = attribute(module, name)
         if isinstance(replaced, torch.Tensor):
             smaller[id(tensor)] = replaced
     for name, tensor in tensors.items():
         if id(tensor) in smaller:
             _tie(module, name, smaller[id(tensor)])
+
+
+def _sliced(tensor: torch.Tensor, kept: dict[int, torch.Tensor]) -> torch.Tensor:
+    """The tensor at the kept positions of every dim, in memory of its own.
+
+    A few rows at a time where several dims shrink: what one dim leaves is not written out whole.
+    """
+    here = {dim: positions.to(tensor.device) for dim, positions in kept.items()}
+    (first, rows), *rest = sorted(here.items())
+    if not rest:
+        return tensor.index_select(first, rows).contiguous()
+    shape = [len(here[dim]) if dim in here else size for dim, size in enumerate(tensor.shape)]
+    made = tensor.new_empty(shape)
+    step = max(1, _BLOCK * len(rows) // max(made.numel(), 1))
+    for start in range(0, len(rows), step):
+        chosen = rows[start : start + step]
+        part = tensor.index_select(first, chosen)
+        for dim, positions in rest:
+            part = part.index_select(dim, positions)
+        made.narrow(first, start, len(chosen)).copy_(part)
+    return made
 
 
 def _tie(module: CapturedModule, target: str, tensor: torch.Tensor) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import warnings
 
 import pytest
 import torch
@@ -78,6 +80,25 @@ def test_a_check_that_never_fails_is_no_choice(capfd):
     assert any(f"test_capture_refusals.py:{line}" in note for note in captured.lost)
     assert pruned.proof.outcome == "proved"
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_refused_draft_leaves_no_file_open():
+    """torch opens a trace for a draft; it is closed by the time the refusal is raised."""
+
+    def run(m, x):
+        y = m.a(x)
+        if torch.compiler.is_exporting() and y.sum() < 1e9:
+            raise ValueError("not to be exported")
+        return y
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(ModelNotSupported, match="draft: ") as refusal:
+            capture(net(run, a=nn.Linear(4, 3)), (noise(2, 4),))
+        del refusal
+        gc.collect()
+
+    assert [str(w.message) for w in caught if w.category is ResourceWarning] == []
 
 
 def test_what_nothing_can_capture_names_every_way_tried():
