@@ -14,6 +14,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import EnvironmentFailed, ModelNotSupported
+from edgeprune.exporting.forms import forms
 from edgeprune.exporting.layouts import settle_
 from edgeprune.exporting.names import input_names, output_names, unique
 from edgeprune.graph.capture import Captured, is_dynamic
@@ -44,7 +45,12 @@ def translate(captured: Captured, opset: int) -> ir.Model:
     with quietly() as said:
         try:
             exported = torch.onnx.export(
-                program, dynamo=True, optimize=True, opset_version=opset, verbose=False
+                program,
+                dynamo=True,
+                optimize=True,
+                opset_version=opset,
+                verbose=False,
+                custom_translation_table=forms(),
             )
         except ImportError as error:
             raise EnvironmentFailed(

@@ -12,10 +12,13 @@ from typing import Literal, TypeAlias
 
 import torch
 import torchvision
+import transformers.integrations.moe
 from torch._ops import OpOverload
 
 aten = torch.ops.aten
-assert torchvision.ops  # importing it brings its operators
+# Importing them brings their operators.
+assert torchvision.ops
+assert transformers.integrations.moe
 
 Kind = Literal["float", "index", "bool", "complex"]
 Domain = Literal["all", "positive", "unit", "signed unit"]
@@ -341,6 +344,9 @@ call("scaled_dot_product_attention", _Q, _K, _K)
 call("scaled_dot_product_attention", _Q, _K, _K, F(4, 5))
 call("scaled_dot_product_attention", _Q, _K, _K, B(2, 3, 4, 5))
 call("scaled_dot_product_attention", F(2, 4, 4, 6), F(2, 2, 5, 6), F(2, 2, 5, 6), enable_gqa=True)
+
+# Rows sorted by expert: two, none and four.
+call("transformers::grouped_mm_fallback", F(6, 4), F(3, 4, 5), torch.tensor([2, 2, 6]))
 
 # Windows.
 for _n, _size in ((1, (6,)), (2, (4, 6)), (3, (4, 2, 4))):

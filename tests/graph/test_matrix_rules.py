@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+
+import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers.integrations.moe
 from small_nets import net, noise, param, pruned_like_silenced, require_equal
 from torch import nn
 
+from edgeprune.exporting.onnx import export
 from edgeprune.graph.analysis import analyze
 from edgeprune.surgery.prune import prune
+
+assert transformers.integrations.moe  # it registers the product over experts
 
 
 def keeps(pruned, parameter, dim):
@@ -213,3 +220,44 @@ def test_products_spelled_otherwise(name):
     )
     heard = multiply(model, model.a(x).tanh() * made).tanh()
     require_equal(pruned.model(x), model.b(heard * read))
+
+
+def _routed(model, x, made=1.0, heard=1.0):
+    """Each row through the expert of its largest gate; the groups of the batch are of any size."""
+    order = model.gate(x).argmax(1).sort()
+    rows = (model.a(x) * made)[order.indices]
+    ends = torch.histc(order.values.float(), 3, 0, 2).cumsum(0).to(torch.int64)
+    multiply = torch.ops.transformers.grouped_mm_fallback
+    inside = multiply(rows, model.up, ends).tanh() * heard
+    return model.b(multiply(inside, model.down, ends)[order.indices.argsort()])
+
+
+def test_experts_lose_what_is_inside_and_not_their_number(tmp_path):
+    """Rows sorted by expert, a matrix each: widths shrink alike in all of them, ONNX agrees."""
+    model = net(
+        _routed,
+        gate=nn.Linear(8, 3),
+        a=nn.Linear(8, 6),
+        up=param(3, 6, 10),
+        down=param(3, 10, 7),
+        b=nn.Linear(7, 4),
+    )
+    pruned = prune(model, (noise(5, 8),), criterion="random")
+
+    assert pruned.proof.outcome == "proved"
+    assert pruned.model.up.shape == (3, 3, 5)
+    assert pruned.model.down.shape[:2] == (3, 5)
+    fresh = noise(9, 8, seed=8)
+    made, heard, read = (
+        torch.zeros(size).index_fill(0, torch.tensor(keeps(pruned, name, dim)), 1.0)
+        for name, dim, size in (("a.weight", 0, 6), ("up", 2, 10), ("b.weight", 1, 7))
+    )
+    silenced = copy.deepcopy(model)
+    silenced.b.weight.data *= read
+    require_equal(pruned.model(fresh), _routed(silenced, fresh, made, heard))
+    export(pruned, tmp_path / "experts.onnx")
+    session = ort.InferenceSession(tmp_path / "experts.onnx")
+    # Of one row, two experts get none.
+    for rows in (noise(1, 8), fresh):
+        got = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: rows.numpy()})[0])
+        assert torch.allclose(got, pruned.model(rows), atol=1e-5)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from edgeprune.graph.contraction import Equation, contract
-from edgeprune.graph.labels import Value
-from edgeprune.graph.registry import rule
+from edgeprune.graph.labels import Value, varying
+from edgeprune.graph.registry import foreign_rule, rule
 from edgeprune.graph.trace import Trace
 
 aten = torch.ops.aten
@@ -49,6 +49,31 @@ def matmul(t: Trace, left: Value, right: Value, operand: int = 0) -> Value:
     one = lead[count - (len(left.shape) - 2) :]
     two = lead[count - (len(right.shape) - 2) :]
     return contract(t, left, right, Equation(one + "ik", two + "kj", lead + "ij"), operand)
+
+
+@foreign_rule("transformers::grouped_mm_fallback")
+def grouped(t: Trace, x: Value, weight: Value, ends: Value) -> Value:
+    """Rows sorted by expert, each group of them through the matrix of its own; experts stay.
+
+    x (6, 8), weight (3, 8, 5), ends (3,): rows 0-1, 2-2 and 3-5 -> (6, 5). x[:, 3] and
+    weight[:, 3] are one unit, and the result carries the weight's dim 2.
+    """
+    t.pin(ends, "counts the rows of each expert")
+    shared = Value(weight.shape[1:], tuple(_of_one(t, weight, 0)))
+    rows = Value(x.shape, tuple(layer.unsqueeze(0) for layer in _of_one(t, x, 0)))
+    return contract(t, rows, shared, Equation("ik", "kj", "ij"), 0)
+
+
+def _of_one(t: Trace, value: Value, dim: int) -> list[torch.Tensor]:
+    """Layers of one slice along `dim`, whose positions are numbered."""
+    layers = []
+    for layer in value.layers:
+        if dim in varying(layer):
+            t.tie(layer, tuple(d for d in varying(layer) if d != dim), "one matrix an expert")
+            t.labels.pin(layer, t.cause("experts are read by number"))
+        else:
+            layers.append(layer.select(dim, 0))
+    return layers
 
 
 @rule(aten.addmm.default, aten.baddbmm.default, aten.addmv.default)
