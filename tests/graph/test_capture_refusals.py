@@ -127,8 +127,18 @@ def test_noise_in_eval_is_refused():
     """A model that draws random numbers cannot be compared with itself."""
     model = net(lambda m, x: m.a(x) + torch.rand(3), a=nn.Linear(4, 3))
 
-    with pytest.raises(ModelNotSupported, match="expected eager's values"):
+    with pytest.raises(ModelNotSupported, match="draws random numbers in eval mode"):
         capture(model, (noise(2, 4),))
+
+
+def test_a_random_size_in_eval_is_not_called_baked():
+    """A model that draws how long its output is: eager differs from itself, so it is to blame."""
+
+    def run(m, x):
+        return m.a(x).repeat_interleave(torch.randint(1, 9, (4,)), 1)
+
+    with pytest.raises(ModelNotSupported, match="draws random numbers in eval mode"):
+        capture(net(run, a=nn.Linear(4, 4)), (noise(2, 4),))
 
 
 def test_a_fixed_batch_is_said():
