@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 import torch
+from torch import fx
 from torch.export import Dim, ExportedProgram
 from torch.export.dynamic_shapes import ShapesCollection
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
@@ -76,8 +77,19 @@ def translate(captured: Captured, opset: int) -> ir.Model:
 
 
 def _require_forms(captured: Captured) -> None:
-    """Refuse what torch's exporter writes wrongly: it drops the projection of an LSTM."""
+    """Refuse what torch's exporter writes wrongly: it drops the projection of an LSTM.
+
+    And an output that is no tensor, which it does not name.
+    """
     for node in captured.module.graph.nodes:
+        if node.op == "output":
+            for leaf in pytree.tree_leaves(node.args[0]):
+                if leaf is not None and not isinstance(leaf, fx.Node):
+                    raise ModelNotSupported(
+                        f"exporting at the model's outputs: expected tensors, got the constant "
+                        f"{leaf!r}. Return it as a tensor, or leave it out.",
+                        where="outputs",
+                    )
         if node.target is aten.lstm.input:
             biases, layers, both = node.args[3], node.args[4], node.args[7]
             plain = (4 if biases else 2) * layers * (2 if both else 1)

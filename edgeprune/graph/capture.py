@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.export.dynamic_shapes import ShapesCollection
+from torch.nn.parameter import is_lazy
 
 from edgeprune.errors import ModelNotSupported, UsageError
 from edgeprune.graph.comparison import (
@@ -74,6 +75,7 @@ def capture(
     eager differ on the example or on a second input; where the batch is dynamic both are samples
     of one run, with another batch size than the graph was traced with.
     """
+    _require_module(model)
     _require_weights(model)
     know_dataclasses((args, kwargs))
     given = Inputs(args=_as_args(args), kwargs=dict(kwargs or {}))
@@ -82,7 +84,13 @@ def capture(
     if is_exported(model):
         found = _recapture(from_exported(model), given, dynamic_batch, treats_samples_alike)
         return replace(found, lost=(*found.lost, *_dropped(model, found.module)))
-    with _eval_mode(model), torch.no_grad():
+    if given.batch_size == 0:
+        raise UsageError(
+            "capture at the example inputs: expected at least one sample, got a batch of 0. "
+            "Give one or more."
+        )
+    # A draft draws numbers; the user's sequence of them goes on as if nothing had been.
+    with _eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
         trial = several_samples(model, given) if dynamic_batch else None
         outputs = _require_runs(model, given) if trial is None else trial.expected
         left_out = foreign(model, outputs)
@@ -112,8 +120,22 @@ def capture(
     )
 
 
+def _require_module(model: object) -> None:
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise UsageError(
+            f"capture at model: expected a torch.nn.Module that runs Python code, got "
+            f"{type(model).__name__}. Give the module itself (of a result of prune(), its .model)."
+        )
+
+
 def _require_weights(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise UsageError(
+                f"capturing the model at {name}: expected a tensor with a shape, got a lazy one. "
+                f"Run the model once on an example first.",
+                where=name,
+            )
         if tensor.is_meta:
             raise UsageError(
                 f"capturing the model at {name}: expected a tensor with values, got one on the "

@@ -77,8 +77,10 @@ def vary(inputs: Inputs, seed: int) -> Inputs:
     """Other values of the same shape, dtype and range.
 
     Floats: a smooth ramp and noise with the example's mean and spread (spread 1 if it has none),
-    so that no two positions are alike. Integers and booleans: each sample's own rows (tokens, the
-    four numbers of a box together) in another order, so that they stay what the model takes.
+    so that no two positions are alike. Integers, booleans and floats of 0 and 1 (a mask): each
+    sample's own rows (tokens, the four numbers of a box together) in another order, so that they
+    stay what the model takes. A vector of integers that rises from 0 (where bags of words begin)
+    stays.
     """
     generator = torch.Generator().manual_seed(seed)
     batch = inputs.batch_size
@@ -86,8 +88,10 @@ def vary(inputs: Inputs, seed: int) -> Inputs:
     def change(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.numel() == 0:
             return tensor
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and not _is_mask(tensor):
             return _structured(tensor, generator)
+        if tensor.dim() == 1 and not tensor.is_floating_point() and _rises(tensor):
+            return tensor
         samples = len(tensor) if tensor.dim() > 1 and is_batched(tensor, batch) else 1
         places = tensor.shape[int(samples > 1)] if tensor.dim() else 1
         rows = tensor.reshape(samples, places, -1)
@@ -111,6 +115,21 @@ def vary_but_first(inputs: Inputs, seed: int) -> Inputs:
     other = vary(inputs, seed)
     args, kwargs = pytree.tree_map(first, (other.args, other.kwargs))
     return Inputs(args=args, kwargs=kwargs)
+
+
+def _is_mask(tensor: torch.Tensor) -> bool:
+    """Whether it holds zeros and ones, and both of them."""
+    zeros, ones = (tensor == 0), (tensor == 1)
+    return bool((zeros | ones).all()) and bool(zeros.any()) and bool(ones.any())
+
+
+def _rises(tensor: torch.Tensor) -> bool:
+    """Whether integers rise from 0."""
+    return (
+        tensor.dtype != torch.bool
+        and bool(tensor[0] == 0)
+        and bool((tensor[1:] >= tensor[:-1]).all())
+    )
 
 
 def _structured(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

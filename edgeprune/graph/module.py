@@ -7,12 +7,14 @@ work, for the whole model and for a part of it (`model.features.eval()` freezes 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import fx, nn
 from torch.fx._pytree import tree_flatten_spec
 
+from edgeprune.graph.graph_json import graph_from_json, graph_to_json
 from edgeprune.graph.operators import RECURRENT
 
 aten = torch.ops.aten
@@ -27,6 +29,16 @@ _DROPOUTS = (
     aten.dropout_.default,
     aten.feature_alpha_dropout.default,
     aten.feature_dropout.default,
+)
+
+# What a module is besides its graph.
+_STATE = (
+    "_buffers",
+    "_modules",
+    "_non_persistent_buffers_set",
+    "_parameters",
+    "meta",
+    "training",
 )
 
 _FIXED_BATCH = "edgeprune.fixed_batch"
@@ -52,6 +64,14 @@ class CapturedModule(fx.GraphModule):
                 if name in kept_out or name not in original._buffers:
                     module._non_persistent_buffers_set.add(name)
 
+    def __reduce__(self) -> tuple[Callable[..., CapturedModule], tuple[str, dict[str, object]]]:
+        """For pickle and `torch.save`: the graph as text, and the tensors.
+
+        fx would write Python code and trace it again on loading, which loses the training flags.
+        """
+        state = {name: self.__dict__[name] for name in _STATE}
+        return _restored, (graph_to_json(self.graph), state)
+
     @property
     def fixed_batch(self) -> bool:
         """Whether it was traced at one batch size: it may run at another, and ignore a sample."""
@@ -60,6 +80,14 @@ class CapturedModule(fx.GraphModule):
     @fixed_batch.setter
     def fixed_batch(self, is_fixed: bool) -> None:
         self.meta[_FIXED_BATCH] = is_fixed  # copies of a graph module keep nothing else
+
+
+def _restored(text: str, state: dict[str, object]) -> CapturedModule:
+    root = nn.Module()
+    root.__dict__.update(state)
+    module = CapturedModule(root, graph_from_json(text, where="the pickled module"))
+    module.__dict__.update(state)
+    return module
 
 
 def _submodule(root: nn.Module, path: str) -> nn.Module | None:

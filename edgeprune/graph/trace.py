@@ -216,19 +216,23 @@ class Trace:
         return tuple(d for d in varying(layer) if other.shape[d] > 1 and d not in able)
 
     def _uncrossed(self, value: Value, others: list[Value]) -> Value:
-        """A value; where two of its layers cross on one axis that is met, with the outer only.
+        """A value; where two of its layers cross on one axis that is met, with one of them only.
 
         Heads (0, 0, 1, 1) and columns (0, 1, 0, 1) laid on one axis: a position that meets a
-        weight would belong to a head and to a column. Whole heads go, columns stay.
+        weight would belong to a head and to a column. Whole heads go, columns stay; the other way
+        round where no head can go.
         """
-        layers = []
+        layers = list(value.layers)
         for inner in value.layers:
             dims = varying(inner)
-            met = len(dims) == 1 and any(other.shape[dims[0]] > 1 for other in others)
-            if met and any(_crosses(outer, inner, dims[0]) for outer in self._able(value)):
-                self.labels.pin(inner, self.cause("lies across units on the same axis"))
-            else:
-                layers.append(inner)
+            if len(dims) != 1 or all(other.shape[dims[0]] == 1 for other in others):
+                continue
+            for outer in self._able(value):
+                if not _crosses(outer, inner, dims[0]):
+                    continue
+                stays = inner if self.prefers_heads(outer, usually=True) else outer
+                self.labels.pin(stays, self.cause("lies across units on the same axis"))
+                layers = [layer for layer in layers if layer is not stays]
         return Value(value.shape, tuple(layers))
 
     def _is_repeat(self, layer: torch.Tensor, own: Value) -> bool:

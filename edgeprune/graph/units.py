@@ -276,20 +276,23 @@ def _pins(
     reasons: _Reasons,
     ranks: Mapping[str, int],
 ) -> list[Pin]:
-    """One pin an axis and cause, leaving out what is pinned by nature.
+    """One pin an axis and cause, leaving out what is pinned by nature and in one tensor alone.
 
     A vector (bias, norm) is named only where no matrix is pinned for the same cause.
     """
     found: dict[Cause, list[tuple[str, int, list[int]]]] = defaultdict(list)
+    shared = _shared(labels, classes)
     for axis in labels.axes:
         if not axis.is_parameter:
             continue
-        why = reasons.of_class[classes[axis.first_label : axis.first_label + axis.size]]
+        mine = classes[axis.first_label : axis.first_label + axis.size]
+        why = reasons.of_class[mine]
         by_cause: dict[Cause, list[int]] = defaultdict(list)
         for number in dict.fromkeys(why.tolist()):
             cause = None if number < 0 else reasons.causes[number]
-            if cause is not None and not cause.by_nature:
-                by_cause[cause] += np.flatnonzero(why == number).tolist()
+            here = why == number
+            if cause is not None and (not cause.by_nature or shared[mine[here]].any()):
+                by_cause[cause] += np.flatnonzero(here).tolist()
         for cause, positions in by_cause.items():
             found[cause].append((axis.owner, axis.dim, sorted(positions)))
     pins = []
@@ -297,6 +300,15 @@ def _pins(
         matrices = [place for place in places if ranks[place[0]] > 1]
         pins += [_pin(*place, cause) for place in matrices or places]
     return pins
+
+
+def _shared(labels: Labels, classes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Of every class, whether it has positions in several dims of the model's tensors."""
+    count = np.zeros(int(classes.max()) + 1, dtype=np.int64)
+    for axis in labels.axes:
+        if axis.is_parameter:
+            count[np.unique(classes[axis.first_label : axis.first_label + axis.size])] += 1
+    return count > 1
 
 
 def _alone(labels: Labels, classes: NDArray[np.int64], cls: int) -> Cause:

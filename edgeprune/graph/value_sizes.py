@@ -16,7 +16,11 @@ aten = torch.ops.aten
 
 _TAGS = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output}
 # torch tags these by what they are made of, not by name.
-_UNTAGGED = {aten.where.default, aten.nonzero_numpy.default}
+_UNTAGGED = {
+    aten.where.default,
+    aten.nonzero_numpy.default,
+    aten.repeat_interleave.self_Tensor,
+}
 
 
 def sized_by_values(graph: fx.Graph, facts: Facts) -> frozenset[str]:

@@ -12,9 +12,9 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from edgeprune.errors import UsageError
+from edgeprune.graph.graph_json import graph_from_json, graph_to_json
 from edgeprune.graph.module import CapturedModule
 from edgeprune.graph.provenance import keep_only_provenance
-from edgeprune.pipeline.graph_json import graph_from_json, graph_to_json
 
 GRAPH = "graph.json"
 WEIGHTS = "weights.safetensors"

@@ -39,10 +39,11 @@ class Request:
         return self.keep_fraction < 1.0 or self.selection.removes
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.keep_fraction <= 1.0:
+        share: object = self.keep_fraction
+        if isinstance(share, bool) or not isinstance(share, float | int) or not 0 < share <= 1:
             raise PlanError(
                 f"plan at keep_fraction: expected a share above 0, at most 1, got "
-                f"{self.keep_fraction}. 0.5 keeps half of the units."
+                f"{share!r}. 0.5 keeps half of the units."
             )
         if self.allocation not in ALLOCATIONS:
             raise PlanError(
@@ -50,10 +51,11 @@ class Request:
                 f"{self.allocation!r}. uniform cuts every group alike."
             )
         for name in ("multiple", "depthwise_multiple"):
-            if getattr(self, name) < 1:
+            count = getattr(self, name)
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise PlanError(
                     f"plan at {name}: expected a whole number of at least 1, got "
-                    f"{getattr(self, name)}. 1 means no rounding."
+                    f"{count!r}. 1 means no rounding."
                 )
 
 

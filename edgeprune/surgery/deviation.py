@@ -55,6 +55,18 @@ def varies(outputs: tuple[object, ...]) -> bool:
     )
 
 
+def single_numbers_differ(outputs: tuple[object, ...], others: tuple[object, ...]) -> bool:
+    """Whether all floating outputs are one finite number each, and one differs in `others`."""
+    floats = [
+        (one, other)
+        for one, other in zip(outputs, others, strict=False)
+        if isinstance(one, torch.Tensor) and one.is_floating_point()
+    ]
+    return all(one.numel() == 1 and bool(one.isfinite().all()) for one, _ in floats) and any(
+        isinstance(other, torch.Tensor) and not torch.equal(one, other) for one, other in floats
+    )
+
+
 class _Recorder(fx.Interpreter):
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module, garbage_collect_values=False)

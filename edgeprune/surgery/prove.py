@@ -16,7 +16,7 @@ from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.inputs import Inputs, clone, resize_batch, vary
 from edgeprune.graph.module import CapturedModule
 from edgeprune.planning.plan import Plan
-from edgeprune.surgery.deviation import deviation, first_difference, varies
+from edgeprune.surgery.deviation import deviation, first_difference, single_numbers_differ, varies
 from edgeprune.surgery.precision import forget, in_float64, inputs_in_float64
 from edgeprune.surgery.sabotage import Sabotage, sabotage
 from edgeprune.surgery.shrink import passes
@@ -306,10 +306,14 @@ def _heard(
 
 
 def _telling_inputs(analysis: Analysis, seed: int) -> tuple[Inputs, tuple[object, ...]]:
-    """Structured inputs whose dense outputs are finite and vary, and those outputs."""
+    """Structured inputs whose dense outputs are finite and vary, and those outputs.
+
+    Outputs of one number each (a loss) have no spread: they vary from input to input.
+    """
     everything = np.ones(analysis.walk.labels.next_label, dtype=bool)
     captured = analysis.captured
     example = captured.inputs
+    before: tuple[object, ...] = ()
     for attempt in range(3):
         inputs = vary(example, seed + attempt)
         dense = _heard(analysis, captured.module, everything, inputs)
@@ -317,10 +321,24 @@ def _telling_inputs(analysis: Analysis, seed: int) -> tuple[Inputs, tuple[object
         if captured.dynamic_batch and batch is not None and batch < _samples_for(dense, batch):
             inputs = vary(resize_batch(example, _samples_for(dense, batch)), seed + attempt)
             dense = _heard(analysis, captured.module, everything, inputs)
-        if varies(dense):
+        if varies(dense) or single_numbers_differ(dense, before):
             return inputs, dense
-    raise ModelNotSupported(
-        "proof at the model's output: expected finite values that vary, got constant or non-finite "
-        "ones on three structured inputs. A constant output proves nothing: load trained weights, "
-        "or give the head non-zero ones."
+        before = dense
+    raise ModelNotSupported(_nothing_told(dense))
+
+
+def _nothing_told(outputs: tuple[object, ...]) -> str:
+    floats = [o for o in outputs if isinstance(o, torch.Tensor) and o.is_floating_point()]
+    start = "proof at the model's output: expected finite values that vary, got"
+    if not floats:
+        return f"{start} no floating-point output. Return the scores that they are chosen by too."
+    if all(bool(o.isfinite().all()) for o in floats):
+        return (
+            f"{start} constant ones on three structured inputs. A constant output proves nothing: "
+            "load trained weights, or give the head non-zero ones."
+        )
+    return (
+        f"{start} infinite ones or NaN on three structured inputs. These are drawn around the "
+        "example's values: give an example that is finite and shows their range (a mask of floats "
+        "with zeros and ones), and trained weights."
     )

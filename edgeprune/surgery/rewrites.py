@@ -86,10 +86,17 @@ def select(op: Operation, node: fx.Node) -> None:
 
 @rewrite(aten.slice.Tensor, aten.narrow.default)
 def cut(op: Operation, node: fx.Node) -> None:
-    """x[:, 4:8] where 2 of the first four and 3 of the next stay -> x[:, 2:5]."""
+    """x[:, 4:8] where 2 of the first four and 3 of the next stay -> x[:, 2:5].
+
+    What takes the whole of an axis takes it in any size: samples may be merged with it.
+    """
     source = op.before(node.args[0])
     dim = integer(node.args[1] if len(node.args) > 1 else 0) % len(source.shape)
     if dim not in op.survivors.along(source):
+        return
+    if op.before(node).shape[dim] == source.shape[dim]:
+        node.target = aten.alias.default
+        node.args, node.kwargs = (node.args[0],), {}
         return
     positions = op.sources(node, dim)
     start = int(positions[0])

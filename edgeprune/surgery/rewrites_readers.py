@@ -74,13 +74,13 @@ def mean(op: Operation, node: fx.Node) -> None:
         op.scale(node, factor)
 
 
-@rewrite(aten.amax.default, aten.amin.default)
+@rewrite(aten.amax.default, aten.amin.default, aten.max.default, aten.min.default)
 def extreme(op: Operation, node: fx.Node) -> None:
     """amax over 8 channels, 5 kept -> clamp_min(amax, 0): a removed one is heard as 0."""
     source = op.before(node.args[0])
     dims = dims_of(node.args[1] if len(node.args) > 1 else None, len(source.shape))  # type: ignore[arg-type]
     if set(dims) & set(op.survivors.along(source)):
-        largest = node.target is aten.amax.default
+        largest = node.target in (aten.amax.default, aten.max.default)
         op.limit(node, aten.clamp_min.default if largest else aten.clamp_max.default)
 
 

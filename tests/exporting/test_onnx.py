@@ -503,3 +503,18 @@ def test_a_squeeze_of_a_dim_that_is_not_one_does_nothing(tmp_path):
         return {"x": rng.standard_normal((batch, 3, 4), dtype=np.float32)}
 
     assert _agree(tmp_path / "m.onnx", model, feeds, lambda m, f: (m(**f),)) < 1e-4
+
+
+def test_an_output_that_is_no_tensor_is_named(tmp_path):
+    """A number beside the scores has no place in ONNX: it is named, and no operator is blamed."""
+
+    class WithCount(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return {"y": self.a(x), "count": 3}
+
+    with pytest.raises(ModelNotSupported, match="expected tensors, got the constant 3"):
+        export(WithCount().eval(), tmp_path / "m.onnx", (torch.randn(2, 4),))

@@ -201,6 +201,7 @@ call("repeat", X, [1, 2, 1])
 call("repeat", F(2, 1, 6), [1, 4, 2])
 call("repeat_interleave.self_int", X, 2, 2)
 call("repeat_interleave.self_int", F(2, 1, 6), 4, 1)
+call("repeat_interleave.self_Tensor", X, torch.tensor([1, 0, 2, 3]), 1)
 call("constant_pad_nd", X, [1, 1, 0, 1])
 call("pad", X, [1, 1], "reflect")
 call("pad", X, [1, 1, 0, 1])
@@ -254,6 +255,7 @@ call("diff", X, 1, 2)
 
 # Reductions.
 call("sum mean", X)
+call("max min aminmax", X)
 for _dims in ([1], [2], [1, 2], [0]):
     call("sum.dim_IntList mean.dim amax amin", X, _dims)
     call("sum.dim_IntList mean.dim amax amin", X, _dims, True)
@@ -265,6 +267,7 @@ for _dims in ([1], [2], [1, 2], [0]):
 for _dim in (1, 2):
     call("argmax argmin prod.dim_int logsumexp", X, _dim)
     call("max.dim min.dim median.dim nanmedian.dim mode sort", X, _dim)
+    call("aminmax", X, dim=_dim)
     call("topk kthvalue", X, 2, _dim)
     call("sort.stable", X, stable=True, dim=_dim)
     call("softmax.int log_softmax.int cumsum", X, _dim)
@@ -349,6 +352,9 @@ call("scaled_dot_product_attention", F(2, 4, 4, 6), F(2, 2, 5, 6), F(2, 2, 5, 6)
 call("transformers::grouped_mm_fallback", F(6, 4), F(3, 4, 5), torch.tensor([2, 2, 6]))
 
 # Windows.
+call("max_unpool2d", F(2, 4, 2, 2), I(2, 4, 2, 2, below=16), [4, 4])
+_PLACES = I(2, 4, 2, 2, 2, below=64)
+call("max_unpool3d", F(2, 4, 2, 2, 2), _PLACES, [4, 4, 4], [2, 2, 2], [0, 0, 0])
 for _n, _size in ((1, (6,)), (2, (4, 6)), (3, (4, 2, 4))):
     _image = F(2, 4, *_size)
     _twos, _double = [2] * _n, [2 * size for size in _size]

@@ -166,6 +166,35 @@ def test_a_graph_of_one_sample_stays_so():
     assert any("fixes its batch size" in note for note in again.lost)
 
 
+@pytest.mark.parametrize(
+    ("model", "x", "text"),
+    [
+        (None, noise(2, 4), "expected a torch.nn.Module that runs Python code, got NoneType"),
+        (nn.Linear, noise(2, 4), "got type"),
+        (torch.jit.ScriptModule(), noise(2, 4), "got .*ScriptModule"),
+        (nn.LazyLinear(3), noise(2, 4), "at weight: expected a tensor with a shape, got a lazy"),
+        (nn.Linear(4, 3), noise(0, 4), "at least one sample, got a batch of 0"),
+    ],
+)
+def test_what_is_no_model_or_no_sample_is_the_users_mistake(model, x, text):
+    """One error that says what was given; a lazy layer is not made real behind the user's back."""
+    with pytest.raises(UsageError, match=text):
+        capture(model, (x,))
+
+    assert not isinstance(model, nn.LazyLinear) or model.has_uninitialized_params()
+
+
+def test_the_users_random_numbers_go_on_as_they_were():
+    """A draft draws values; nobody's next random number depends on whether one was tried."""
+    model = net(lambda m, x: m.a(x), a=nn.Linear(6, 3))
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    capture(model, (noise(6),))
+
+    assert torch.equal(torch.rand(2), expected)
+
+
 def test_weights_without_values_are_refused():
     """A model made on the meta device has shapes only: the first such tensor is named."""
     with torch.device("meta"):

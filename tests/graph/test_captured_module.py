@@ -87,6 +87,25 @@ def test_copies_and_state_dicts_round_trip(module):
     assert twin(x).equal(expected)
 
 
+def test_it_is_pickled_whole(module, tmp_path):
+    """torch.save keeps graph, modes, ties and frozen weights; what comes back is pruned again."""
+    torch.save(module, tmp_path / "model.pt")
+    twin = torch.load(tmp_path / "model.pt", weights_only=False)
+    x = image(3)
+
+    assert isinstance(twin, CapturedModule)
+    assert twin(x).equal(module(x))
+    assert list(twin.state_dict()) == list(module.state_dict())
+    assert twin.one.weight is twin.two.weight
+    assert [p.requires_grad for p in twin.parameters()] == [
+        p.requires_grad for p in module.parameters()
+    ]
+    before = twin.norm.running_mean.clone()
+    twin.train()(x)
+    assert not twin.norm.running_mean.equal(before)
+    assert prune(twin.eval(), (image(),)).proof.outcome == "proved"
+
+
 def test_batch_sizes(module):
     """1, 2 and 5 samples; each sample by itself gives what it gives in a batch."""
     x = image(5)

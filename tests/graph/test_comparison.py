@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_nets import conv, image, net
+from small_nets import conv, image, net, noise
 from torch import nn
 
 from edgeprune.errors import ModelNotSupported
 from edgeprune.graph.capture import capture
+from edgeprune.graph.comparison import relative_error
 from edgeprune.graph.inputs import Inputs, vary, vary_but_first
 from edgeprune.graph.observe import TensorFact, observe
 
@@ -115,6 +116,25 @@ def test_other_integers_are_the_samples_own_in_another_order():
     assert torch.equal(varied.args[0].sort(1).values, ids.sort(1).values)
     assert not torch.equal(varied.args[0], ids)
     assert sorted(varied.args[1].tolist()) == [0, 1, 2]
+
+
+def test_masks_stay_masks_and_starts_of_bags_rise():
+    """Zeros and ones change places; integers that rise from 0 are where something begins."""
+    mask = torch.tensor([[1.0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 1, 1]])
+    starts = torch.tensor([0, 2, 2, 5])
+    varied = vary(Inputs(args=(mask, starts), kwargs={}), seed=2)
+
+    assert torch.equal(varied.args[0].sum(1), mask.sum(1))
+    assert not torch.equal(varied.args[0], mask)
+    assert torch.equal(varied.args[1], starts)
+
+
+def test_a_masked_score_of_minus_infinity_is_compared():
+    """What is not finite must be so in the graph too; the rest is compared as ever."""
+    model = net(lambda m, x: m.a(x).masked_fill(x > 0, -torch.inf), a=nn.Linear(4, 4))
+
+    assert capture(model, (noise(3, 4),)).dynamic_batch
+    assert relative_error(torch.tensor([1.0, -torch.inf]), torch.tensor([1.0, 2.0])) == torch.inf
 
 
 def test_the_numbers_of_a_row_stay_together():

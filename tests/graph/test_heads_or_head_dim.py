@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from small_nets import net, noise, param, pruned_like_silenced, require_equal
 from torch import nn
 
+from edgeprune.graph.analysis import analyze
 from edgeprune.surgery.prune import prune
 
 HEADS, HEAD_DIM, WIDTH = 4, 4, 16
@@ -171,3 +172,57 @@ def test_shifts_and_scales_added_to_one_table_lose_width():
     assert ("made.weight", 0, tuple(range(2, 6 * width, width))) in unit.slots
     assert ("table", 1, (2,)) in unit.slots
     assert pruned.proof.outcome == "proved"
+
+
+def test_columns_go_where_the_rows_they_cross_cannot():
+    """A flattened outer product (5, 8): the 5 under a softmax stay, so features of 8 may go."""
+    model = net(
+        lambda m, x: m.b((m.k(m.a(x)).softmax(1)[:, :, None] * m.a(x)[:, None]).flatten(1)),
+        a=nn.Linear(6, 8),
+        k=nn.Linear(8, 5),
+        b=nn.Linear(40, 3),
+    )
+    pruned = pruned_like_silenced(model, noise(3, 6))
+
+    assert pruned.model.a.weight.shape == (4, 6)
+    assert pruned.model.b.weight.shape == (3, 20)
+
+
+def test_padding_of_heads_that_are_merged_with_samples():
+    """Keys shifted by one behind (samples * heads): the slice that takes all stays a whole one."""
+
+    def back(y):
+        return F.pad(y, (0, 0, 1, 0))[:, :-1]
+
+    def attend(m, x):
+        q, k, v = (heads(layer(x)).flatten(0, 1) for layer in (m.q, m.k, m.v))
+        y = (q @ back(k).mT).softmax(-1) @ back(v)
+        return m.o(y.reshape(x.shape[0], HEADS, -1, HEAD_DIM).transpose(1, 2).flatten(2))
+
+    model = net(attend, **layers())
+    pruned = prune(model, (noise(2, 5, 8),), criterion="random")
+
+    assert pruned.proof.outcome == "proved"
+    assert pruned.model(noise(3, 5, 8)).shape[0] == 3
+
+
+def test_a_width_that_is_repeated_says_why_it_stays():
+    """An axis in several tensors is a group or has a pin: it never drops out of the account."""
+
+    def residuals(m, x):
+        y = m.a(x).relu()
+        spread = y.expand(5, -1, -1).transpose(0, 1) - m.centres
+        return m.b(torch.cat([(spread * m.k(y).softmax(1)[..., None]).flatten(1), y], 1))
+
+    model = net(
+        residuals,
+        a=nn.Linear(6, 8),
+        k=nn.Linear(8, 5),
+        centres=param(5, 8),
+        b=nn.Linear(48, 3),
+    )
+    analysis = analyze(model, (noise(3, 6),))
+
+    grouped = {(t.parameter, t.dim) for group in analysis.groups for t in group.tables}
+    pinned = {(pin.parameter, pin.dim) for pin in analysis.pins}
+    assert ("a.weight", 0) in grouped | pinned

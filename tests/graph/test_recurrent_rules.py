@@ -11,8 +11,8 @@ from edgeprune.errors import ModelNotSupported, NothingToRemove
 from edgeprune.exporting.onnx import export
 from edgeprune.graph.analysis import analyze
 from edgeprune.graph.capture import capture
+from edgeprune.graph.graph_json import graph_from_json, graph_to_json
 from edgeprune.graph.module import CapturedModule
-from edgeprune.pipeline.graph_json import graph_from_json, graph_to_json
 from edgeprune.planning.cost import cost
 from edgeprune.scoring.scores import score
 from edgeprune.surgery.compose import compose

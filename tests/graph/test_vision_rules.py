@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_nets import between, conv, image, net, noise, pruned_like_silenced
 from torch import nn
 from torchvision.ops import DeformConv2d, nms, roi_align, roi_pool
@@ -102,6 +103,33 @@ def test_a_number_of_boxes_that_follows_values_is_no_mismatch():
 
     assert pruned.proof.outcome == "proved"
     assert any(axis.parameter == "a.weight" for axis in pruned.plan.axes)
+
+
+def test_rows_repeated_by_value_are_no_mismatch():
+    """A length regulator: how often a row is repeated follows values; its width may go."""
+
+    def regulate(m, x):
+        times = m.d(m.a(x).relu())[:, 0].abs().mul(3).round().long() + 1
+        return m.b(torch.repeat_interleave(m.c(x), times, 0)).sum(0, keepdim=True)
+
+    model = net(
+        regulate, a=nn.Linear(8, 16), d=nn.Linear(16, 1), c=nn.Linear(8, 24), b=nn.Linear(24, 3)
+    )
+
+    pruned = prune(model, (noise(6, 8),), criterion="random", dynamic_batch=False)
+
+    assert pruned.model.c.weight.shape == (12, 8)
+    assert pruned.proof.outcome == "proved"
+
+
+def test_unpooling_follows_the_maxima():
+    """Each channel goes back to the places its maxima were found at (SegNet)."""
+
+    def unpooled(y):
+        small, places = F.max_pool2d(y, 2, return_indices=True)
+        return F.max_unpool2d(small.tanh(), places, 2)
+
+    pruned_like_silenced(between(unpooled), image())
 
 
 def test_the_silenced_model_reads_regions_alike():

@@ -100,6 +100,10 @@ def test_global_keeps_the_asked_share_of_all_units() -> None:
     [
         ({"keep_fraction": 0.0}, "plan at keep_fraction: expected a share above 0"),
         ({"keep_fraction": 1.5}, "plan at keep_fraction: expected a share above 0"),
+        ({"keep_fraction": "0.5"}, "expected a share above 0, at most 1, got '0.5'"),
+        ({"keep_fraction": True}, "expected a share above 0, at most 1, got True"),
+        ({"keep_fraction": None}, "expected a share above 0, at most 1, got None"),
+        ({"multiple": 2.5}, "expected a whole number of at least 1, got 2.5"),
         ({"allocation": "even"}, "expected one of uniform, global, got 'even'"),
         ({"multiple": 0}, "expected a whole number of at least 1, got 0"),
     ],

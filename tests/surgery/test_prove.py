@@ -167,8 +167,28 @@ def test_a_constant_output_proves_nothing():
     nn.init.zeros_(model.h.weight)
     nn.init.zeros_(model.h.bias)
 
-    with pytest.raises(ModelNotSupported, match="constant or non-finite"):
+    with pytest.raises(ModelNotSupported, match="got constant ones"):
         prune(model, (image(),))
+
+
+def test_a_single_number_varies_from_input_to_input():
+    """A loss has no spread of its own: it is proved by its size, on inputs that move it."""
+    model = net(
+        lambda m, x: m.b(m.a(x).tanh()).square().mean(), a=nn.Linear(8, 6), b=nn.Linear(6, 4)
+    )
+
+    pruned = prune(model, (noise(3, 8),))
+
+    assert pruned.proof.outcome == "proved"
+    assert pruned.model.a.weight.shape == (3, 8)
+
+
+def test_whole_numbers_alone_prove_nothing():
+    """The place of the largest score may stay while the scores are wrong: scores are asked for."""
+    model = net(lambda m, x: m.b(m.a(x)).argmax(1), a=nn.Linear(8, 6), b=nn.Linear(6, 4))
+
+    with pytest.raises(ModelNotSupported, match="no floating-point output"):
+        prune(model, (noise(3, 8),))
 
 
 def test_an_output_that_is_not_finite_proves_nothing():

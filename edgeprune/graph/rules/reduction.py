@@ -69,7 +69,7 @@ def additive(
     return t.settle(reduced(x, passing, dims, keepdim))
 
 
-@rule(aten.amax.default, aten.amin.default)
+@rule(aten.amax.default, aten.amin.default, aten.max.default, aten.min.default)
 def extreme(
     t: Trace, x: Value, dim: int | Sequence[int] | None = None, keepdim: bool = False
 ) -> Value:
@@ -152,6 +152,18 @@ def ranked(t: Trace, x: Value, *args: object, **kwargs: object) -> tuple[Value, 
     else:
         chosen = _selected(t, x, dims, kept)
     return tuple(Value(shape, chosen.layers) for shape in shapes)
+
+
+@rule(aten.aminmax.default)
+def both_ends(
+    t: Trace, x: Value, *, dim: int | None = None, keepdim: bool = False
+) -> tuple[Value, ...]:
+    """The smallest and the largest: a statistic like `selective`, twice.
+
+    x (2, 8, 30), over dim 2 -> two of (2, 8): channel 3 stays channel 3.
+    """
+    chosen = _selected(t, x, dims_of(dim, len(x.shape)), keepdim)
+    return chosen, chosen
 
 
 @rule(aten.linalg_vector_norm.default)

@@ -229,6 +229,20 @@ def _is_one_for_a_row(t: Trace, node: fx.Node, last: int) -> bool:
     return isinstance(fact, TensorFact) and bool(fact.shape) and fact.shape[-1] == 1
 
 
+@rule(aten.repeat_interleave.self_Tensor)
+def repeated_by_value(
+    t: Trace, x: Value, times: Value, dim: int | None = None, **kwargs: object
+) -> Value:
+    """Each position of `dim` as often as `times` says: its positions stay, the others pass.
+
+    x (2, 5, 8), times (5,) along dim 1 -> (2, 11, 8): channel 3 stays channel 3.
+    """
+    t.pin(times, _BY_NUMBER, by_nature=True)
+    dims = tuple(range(len(x.shape))) if dim is None else (dim % len(x.shape),)
+    here = numbered(t, x, dims)
+    return Value(t.shape, here.layers)
+
+
 @rule(aten.triu.default, aten.tril.default)
 def triangle(t: Trace, x: Value, diagonal: int = 0) -> Value:
     """What stays of a matrix depends on the numbers of its rows and columns, so these stay.

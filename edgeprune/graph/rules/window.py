@@ -104,6 +104,17 @@ def sampler(t: Trace, x: Value, grid: Value, *args: object) -> Value:
     return Value(t.shape, met.layers)
 
 
+@rule(aten.max_unpool2d.default, aten.max_unpool3d.default)
+def unpool(t: Trace, x: Value, places: Value, *args: object) -> Value:
+    """Each channel goes back to the places that its maxima were found at, in its own plane.
+
+    x and places (2, 8, 7, 7) -> (2, 8, 14, 14): channel 3 of both is one unit and stays channel 3.
+    """
+    count = 2 if t.target is aten.max_unpool2d.default else 3
+    parts = [Value(part.shape, _channels(t, part, count)) for part in (x, places)]
+    return Value(t.shape, t.meet(*parts).layers)
+
+
 @rule(aten.im2col.default)
 def patches(t: Trace, x: Value, kernel: Sequence[int], *args: object) -> Value:
     """Every channel becomes as many as the kernel has positions.

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from edgeprune.errors import ModelNotSupported, UsageError
 from edgeprune.graph.capture import capture
-from edgeprune.pipeline.graph_json import graph_from_json, graph_to_json
+from edgeprune.graph.graph_json import graph_from_json, graph_to_json
 from edgeprune.pipeline.load import load, save
 
 
