@@ -91,6 +91,9 @@ class _Recorder(fx.Interpreter):
     def _after(self, node: fx.Node, parts: Sequence[object]) -> list[tuple[int, ...] | None]:
         if self.left is None:
             return [tuple(p.shape) if isinstance(p, torch.Tensor) else None for p in parts]
+        if not node.users:
+            # What nobody reads, as the joint state of directions that were taken apart.
+            return [None] * len(parts)
         labelled = self.left.analysis.walk.values.get(node.name)
         members = labelled if isinstance(labelled, tuple) else (labelled,)
         return [self.left.shape(m) if isinstance(m, Value) else None for m in members]

@@ -538,6 +538,25 @@ def test_a_vit_of_timm_comes_back() -> None:
     assert "blocks.0.attn.head_dim" not in changed(result)
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_two_directions_of_one_width_come_back(kind: type[nn.RNNBase]) -> None:
+    """The graph takes directions apart; where both keep as many units the layer holds them."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = kind(8, 16, batch_first=True, bidirectional=True)
+            self.head = nn.Linear(32, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.head(self.both(x)[0])
+            return found
+
+    result = returned(lively(Reader()).eval(), noise(2, 5, 8))
+
+    assert changed(result)["both.hidden_size"] == (16, 8)
+
+
 def test_a_bert_of_transformers_comes_back() -> None:
     """Two layers of BERT with a classification head, embedding width, heads and neurons at half."""
     transformers = pytest.importorskip("transformers")
