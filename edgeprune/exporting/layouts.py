@@ -1,9 +1,13 @@
 """What torch means and ONNX does not have, said in operators that both have.
 
-Attention of other than four dims, a view of its layout, a squeeze of a dim that is not 1.
+Attention of other than four dims, a view of its layout, a squeeze of a dim that is not 1, a split
+into parts of a size that follows the batch.
 """
 
 from __future__ import annotations
+
+import operator
+from typing import cast
 
 import torch
 from torch import fx
@@ -30,9 +34,29 @@ def settle_(module: CapturedModule, facts: Facts) -> None:
             if shape and isinstance(dim, int) and shape[dim] != 1:
                 node.replace_all_uses_with(node.all_input_nodes[0])
                 module.graph.erase_node(node)
+        if node.target is aten.split.Tensor and isinstance(node.args[1], fx.Node):
+            _settle_split_(module.graph, node, node.args[1])
     # Last: the squeezes that it adds are of values that `facts` does not know.
     _settle_attention_(module, facts)
     module.recompile()
+
+
+def _settle_split_(graph: fx.Graph, node: fx.Node, size: fx.Node) -> None:
+    """split(x, batch)[1] -> x[batch : 2 * batch]: a sequence of parts has no ranks in ONNX."""
+    dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    for part in list(node.users):
+        number = part.args[1]
+        if part.target is not operator.getitem or not isinstance(number, int):
+            return
+    for part in list(node.users):
+        number = cast(int, part.args[1])
+        with graph.inserting_before(part):
+            start = graph.call_function(operator.mul, (size, number))
+            stop = graph.call_function(operator.mul, (size, number + 1))
+            cut = graph.call_function(aten.slice.Tensor, (node.args[0], dim, start, stop))
+        part.replace_all_uses_with(cut)
+        graph.erase_node(part)
+    graph.erase_node(node)
 
 
 def _settle_attention_(module: CapturedModule, facts: Facts) -> None:

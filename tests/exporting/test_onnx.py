@@ -518,3 +518,26 @@ def test_an_output_that_is_no_tensor_is_named(tmp_path):
 
     with pytest.raises(ModelNotSupported, match="expected tensors, got the constant 3"):
         export(WithCount().eval(), tmp_path / "m.onnx", (torch.randn(2, 4),))
+
+
+def test_parts_as_long_as_the_batch(tmp_path):
+    """Two batches behind each other are taken apart again, whatever the size of the batch."""
+
+    class Pairs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            y = self.a(x)
+            one, two = torch.cat([y, 2 * y]).split(x.shape[0])
+            return self.b(one.tanh() * two)
+
+    model = Pairs().eval()
+    got = export(model, tmp_path / "m.onnx", (torch.randn(2, 6),))
+
+    def feeds(dice, batch):
+        return {"x": dice.standard_normal((batch, 6)).astype(np.float32)}
+
+    assert got.inputs[0].shape == ("batch", 6)
+    assert _agree(got.path, model, feeds, lambda m, f: (m(f["x"]),)) <= 1e-4
