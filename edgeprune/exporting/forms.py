@@ -8,11 +8,49 @@ from collections.abc import Callable
 import onnx_ir as ir
 import torch
 
+aten = torch.ops.aten
+
 
 def forms() -> dict[Callable[..., object], Callable[..., object]]:
     """What to hand to torch.onnx as `custom_translation_table`: of packages that are imported."""
+    found: dict[Callable[..., object], Callable[..., object]] = {
+        aten.cumprod.default: running_product,
+        aten._cdist_forward.default: distances,
+    }
     grouped = getattr(torch.ops.transformers, "grouped_mm_fallback", None)
-    return {} if grouped is None else {grouped.default: grouped_product}
+    return found if grouped is None else {**found, grouped.default: grouped_product}
+
+
+def running_product(x: ir.Value, dim: int, dtype: int | None = None) -> object:
+    """Product of all positions up to each one along `dim`: of x (..., n), an (n, n) table each.
+
+    dtype: another one is refused with ValueError.
+    """
+    op = importlib.import_module("onnxscript").opset18
+    if x.shape is None or dtype not in (None, -1):
+        raise ValueError(f"expected a known rank and x's own dtype, got {x.shape} and {dtype}")
+    axis = dim % len(x.shape)
+    places = op.Range(0, op.Squeeze(op.Shape(x, start=axis, end=axis + 1)), 1)
+    behind = list(range(1, len(x.shape) - axis))
+    # (upto, place, 1 ...): whether a place is among those that are multiplied.
+    upto = op.Unsqueeze(places, [1, *(1 + d for d in behind)])
+    among = op.LessOrEqual(op.Unsqueeze(places, [0, *(1 + d for d in behind)]), upto)
+    table = op.Where(among, op.Unsqueeze(x, [axis]), op.CastLike(1.0, x))
+    return op.ReduceProd(table, [axis + 1], keepdims=0)
+
+
+def distances(one: ir.Value, two: ir.Value, p: float, _mode: int | None = None) -> object:
+    """one (..., n, width), two (..., m, width) -> (..., n, m), of order 1 or 2.
+
+    ValueError for other orders.
+    """
+    op = importlib.import_module("onnxscript").opset18
+    apart = op.Sub(op.Unsqueeze(one, [-2]), op.Unsqueeze(two, [-3]))
+    if p == 2.0:
+        return op.ReduceL2(apart, [-1], keepdims=0)
+    if p == 1.0:
+        return op.ReduceL1(apart, [-1], keepdims=0)
+    raise ValueError(f"expected distances of order 1 or 2, got {p}")
 
 
 def grouped_product(x: ir.Value, weight: ir.Value, ends: ir.Value) -> object:

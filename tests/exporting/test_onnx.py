@@ -541,3 +541,44 @@ def test_parts_as_long_as_the_batch(tmp_path):
 
     assert got.inputs[0].shape == ("batch", 6)
     assert _agree(got.path, model, feeds, lambda m, f: (m(f["x"]),)) <= 1e-4
+
+
+class Formless(nn.Module):
+    """A layer of 4 features, then an operator that torch.onnx has no form of."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.a = nn.Linear(6, 4)
+        self.last = last
+
+    def forward(self, x):
+        return self.last(self.a(x))
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        lambda y: y.cumprod(1),
+        lambda y: y.cumprod(2),
+        lambda y: torch.cdist(y, y[:, :2] * 2),
+        lambda y: torch.cdist(y, y[:, :2] * 2, p=1.0),
+    ],
+    ids=["cumprod of rows", "cumprod", "distances", "distances of order 1"],
+)
+def test_operators_without_a_form_in_torch_get_one(last, tmp_path):
+    """Running products (volume rendering) and distances between points reach ONNX."""
+    model = Formless(last).eval()
+    got = export(model, tmp_path / "m.onnx", (torch.randn(2, 5, 6),))
+
+    def feeds(dice, batch):
+        return {"x": dice.standard_normal((batch, 5, 6)).astype(np.float32)}
+
+    assert _agree(got.path, model, feeds, lambda m, f: (m(f["x"]),)) <= 1e-4
+
+
+def test_a_distance_of_another_order_is_refused(tmp_path):
+    """What has no form names the operator and says which there are."""
+    model = Formless(lambda y: torch.cdist(y, y * 2, p=3.0)).eval()
+
+    with pytest.raises(ModelNotSupported, match="distances of order 1 or 2, got 3"):
+        export(model, tmp_path / "m.onnx", (torch.randn(2, 5, 6),))
