@@ -80,13 +80,14 @@ def vary(inputs: Inputs, seed: int) -> Inputs:
     so that no two positions are alike. Integers, booleans and floats of 0 and 1 (a mask): each
     sample's own rows (tokens, the four numbers of a box together) in another order, so that they
     stay what the model takes. A vector of integers that rises from 0 (where bags of words begin)
-    stays.
+    stays, and so do ones of at most two dims beside other inputs (a mask that hides nothing).
     """
     generator = torch.Generator().manual_seed(seed)
     batch = inputs.batch_size
+    several = sum(isinstance(leaf, torch.Tensor) for leaf in inputs.leaves()) > 1
 
     def change(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.numel() == 0:
+        if tensor.numel() == 0 or (several and tensor.dim() <= 2 and bool((tensor == 1).all())):
             return tensor
         if tensor.is_floating_point() and not _is_mask(tensor):
             return _structured(tensor, generator)

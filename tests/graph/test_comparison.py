@@ -122,11 +122,15 @@ def test_masks_stay_masks_and_starts_of_bags_rise():
     """Zeros and ones change places; integers that rise from 0 are where something begins."""
     mask = torch.tensor([[1.0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 1, 1]])
     starts = torch.tensor([0, 2, 2, 5])
-    varied = vary(Inputs(args=(mask, starts), kwargs={}), seed=2)
+    whole, image = torch.ones(3, 4), torch.ones(3, 2, 4, 4)
+    varied = vary(Inputs(args=(mask, starts, whole, image), kwargs={}), seed=2)
 
     assert torch.equal(varied.args[0].sum(1), mask.sum(1))
     assert not torch.equal(varied.args[0], mask)
     assert torch.equal(varied.args[1], starts)
+    assert torch.equal(varied.args[2], whole)
+    assert not torch.equal(varied.args[3], image)
+    assert not torch.equal(vary(Inputs(args=(whole,), kwargs={}), seed=2).args[0], whole)
 
 
 def test_a_masked_score_of_minus_infinity_is_compared():
