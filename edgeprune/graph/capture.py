@@ -77,6 +77,11 @@ def capture(
     """
     _require_module(model)
     _require_weights(model)
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise UsageError(
+            f"kwargs at analyze(): expected a dict of inputs by name, got {type(kwargs).__name__}. "
+            "Write analyze(model, (x,), {'mask': m})."
+        )
     know_dataclasses((args, kwargs))
     given = Inputs(args=_as_args(args), kwargs=dict(kwargs or {}))
     if isinstance(model, CapturedModule):

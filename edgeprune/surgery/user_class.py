@@ -87,7 +87,7 @@ def to_module(pruned: Pruned, model: M, *, seed: int = 0) -> Returned[M]:
     Raises `UsageError` when `model` is not the analysed one, `ModelNotSupported` when its class
     cannot take the shrunk sizes, with the line that stands in the way.
     """
-    _require_own_class(model)
+    _require_own_class(pruned, model)
     captured = pruned.analysis.captured
     inputs = vary(captured.inputs, seed)
     plain = _shared(model)
@@ -123,7 +123,12 @@ def to_module(pruned: Pruned, model: M, *, seed: int = 0) -> Returned[M]:
     return Returned(module=small, changes=changes, unread=unread, folded=folded)
 
 
-def _require_own_class(model: nn.Module) -> None:
+def _require_own_class(pruned: object, model: object) -> None:
+    if not isinstance(pruned, Pruned) or not isinstance(model, nn.Module):
+        raise UsageError(
+            f"to_module at its arguments: expected a result of prune() and your model, got "
+            f"{type(pruned).__name__} and {type(model).__name__}. Write to_module(pruned, model)."
+        )
     if isinstance(model, torch.fx.GraphModule):
         raise UsageError(
             f"to_module at {type(model).__name__}: expected a model of your own class, got a "

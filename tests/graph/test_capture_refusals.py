@@ -184,6 +184,12 @@ def test_what_is_no_model_or_no_sample_is_the_users_mistake(model, x, text):
     assert not isinstance(model, nn.LazyLinear) or model.has_uninitialized_params()
 
 
+def test_named_inputs_are_a_dict():
+    """A list in their place is refused with the way to write it."""
+    with pytest.raises(UsageError, match="expected a dict of inputs by name, got list"):
+        capture(nn.Linear(4, 3), (noise(2, 4),), [1])
+
+
 def test_the_users_random_numbers_go_on_as_they_were():
     """A draft draws values; nobody's next random number depends on whether one was tried."""
     model = net(lambda m, x: m.a(x), a=nn.Linear(6, 3))

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations
 from zoo_models import lively
 
 import edgeprune
+from edgeprune.errors import UsageError
 from edgeprune.surgery.tagged import Known, Log, Place, Tagged, evaluate
 from edgeprune.surgery.user_class import Returned
 from edgeprune.surgery.user_layers import describe_truly
@@ -536,6 +537,17 @@ def test_a_vit_of_timm_comes_back() -> None:
 
     assert changed(result)["blocks.0.attn.num_heads"] == (4, 2)
     assert "blocks.0.attn.head_dim" not in changed(result)
+
+
+def test_other_arguments_are_told() -> None:
+    """The result of prune() first, the user's model second: swapped, or a graph, is one error."""
+    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4))
+    pruned = edgeprune.prune(model, (noise(2, 8),))
+
+    with pytest.raises(UsageError, match="got Sequential and Pruned"):
+        edgeprune.to_module(model, pruned)  # type: ignore[type-var, arg-type]
+    with pytest.raises(UsageError, match="Write to_module"):
+        edgeprune.to_module(pruned.model, model)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
