@@ -95,3 +95,11 @@ class InternalError(EdgepruneError):
 
 class ProofFailed(InternalError):
     """The shrunk model's output differs from the silenced dense model's."""
+
+
+def require_a(kind: type, value: object, where: str, remedy: str) -> None:
+    """UsageError where an argument is of another class: require_a(Plan, None, "shrink", "...")."""
+    if not isinstance(value, kind):
+        raise UsageError(
+            f"{where}: expected {kind.__name__}, got {type(value).__name__}. {remedy}", where=where
+        )

@@ -7,6 +7,8 @@ surgery must know: it may not turn a view into a copy when somebody writes throu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import fx
 from torch._ops import OpOverload
 
@@ -16,27 +18,46 @@ def shared_writes(graph: fx.Graph) -> frozenset[str]:
 
     y = zeros(8); a = y[::2]; a.add_(1): y, a and the result of add_ are named.
     """
-    root: dict[str, str] = {}
-    written: set[str] = set()
+    root = storages(graph)
+    roots = {root[into] for node in graph.nodes for into in written(node)}
+    return frozenset(node.name for node in graph.nodes if root[node] in roots)
 
-    def find(name: str) -> str:
-        while root.setdefault(name, name) != name:
-            name = root[name]
-        return name
+
+def storages(graph: fx.Graph) -> Mapping[fx.Node, fx.Node]:
+    """For every node the first node that it may share storage with: itself if it shares none."""
+    root: dict[fx.Node, fx.Node] = {}
+
+    def find(node: fx.Node) -> fx.Node:
+        while root.setdefault(node, node) is not node:
+            node = root[node]
+        return node
 
     for node in graph.nodes:
-        if not isinstance(node.target, OpOverload):
-            # getitem: a member of a split is a view of what was split.
-            for source in node.all_input_nodes if node.op == "call_function" else ():
-                root[find(node.name)] = find(source.name)
-            continue
-        returns = any(r.alias_info is not None for r in node.target._schema.returns)
-        for schema, argument in zip(node.target._schema.arguments, node.args, strict=False):
-            if schema.alias_info is None or not isinstance(argument, fx.Node):
-                continue
-            if returns:
-                root[find(node.name)] = find(argument.name)
-            if schema.alias_info.is_write:
-                written.add(argument.name)
-    roots = {find(name) for name in written}
-    return frozenset(node.name for node in graph.nodes if find(node.name) in roots)
+        for source in _sources(node):
+            root[find(node)] = find(source)
+    return {node: find(node) for node in graph.nodes}
+
+
+def written(node: fx.Node) -> tuple[fx.Node, ...]:
+    """The values that a node writes into, in place."""
+    if not isinstance(node.target, OpOverload):
+        return ()
+    pairs = zip(node.target._schema.arguments, node.args, strict=False)
+    return tuple(
+        argument
+        for schema, argument in pairs
+        if isinstance(argument, fx.Node)
+        and schema.alias_info is not None
+        and schema.alias_info.is_write
+    )
+
+
+def _sources(node: fx.Node) -> list[fx.Node]:
+    """Whose storage the result of a node may share, by the operator's schema."""
+    if not isinstance(node.target, OpOverload):
+        # getitem: a member of a split is a view of what was split.
+        return node.all_input_nodes if node.op == "call_function" else []
+    if all(returned.alias_info is None for returned in node.target._schema.returns):
+        return []
+    pairs = zip(node.target._schema.arguments, node.args, strict=False)
+    return [a for schema, a in pairs if schema.alias_info is not None and isinstance(a, fx.Node)]

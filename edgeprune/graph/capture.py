@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.export.dynamic_shapes import ShapesCollection
-from torch.nn.parameter import is_lazy
 
-from edgeprune.errors import ModelNotSupported, UsageError
+from edgeprune.errors import EdgepruneError, ModelNotSupported, UsageError
+from edgeprune.graph.arguments import as_inputs, require_module
 from edgeprune.graph.comparison import (
     compare,
     eager,
@@ -75,15 +75,9 @@ def capture(
     eager differ on the example or on a second input; where the batch is dynamic both are samples
     of one run, with another batch size than the graph was traced with.
     """
-    _require_module(model)
-    _require_weights(model)
-    if kwargs is not None and not isinstance(kwargs, Mapping):
-        raise UsageError(
-            f"kwargs at analyze(): expected a dict of inputs by name, got {type(kwargs).__name__}. "
-            "Write analyze(model, (x,), {'mask': m})."
-        )
+    require_module(model)
     know_dataclasses((args, kwargs))
-    given = Inputs(args=_as_args(args), kwargs=dict(kwargs or {}))
+    given = as_inputs(args, kwargs)
     if isinstance(model, CapturedModule):
         return _recapture(copy.deepcopy(model), given, dynamic_batch, _is_free)
     if is_exported(model):
@@ -97,7 +91,7 @@ def capture(
     # A draft draws numbers; the user's sequence of them goes on as if nothing had been.
     with _eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
         trial = several_samples(model, given) if dynamic_batch else None
-        outputs = _require_runs(model, given) if trial is None else trial.expected
+        outputs = _outputs(model, given) if trial is None else trial.expected
         left_out = foreign(model, outputs)
         with known_outputs(model) if left_out else contextlib.nullcontext():
             program, is_dynamic = _export(model, given, trial is not None)
@@ -125,39 +119,6 @@ def capture(
     )
 
 
-def _require_module(model: object) -> None:
-    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
-        raise UsageError(
-            f"capture at model: expected a torch.nn.Module that runs Python code, got "
-            f"{type(model).__name__}. Give the module itself (of a result of prune(), its .model)."
-        )
-
-
-def _require_weights(model: nn.Module) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise UsageError(
-                f"capturing the model at {name}: expected a tensor with a shape, got a lazy one. "
-                f"Run the model once on an example first.",
-                where=name,
-            )
-        if tensor.is_meta:
-            raise UsageError(
-                f"capturing the model at {name}: expected a tensor with values, got one on the "
-                f"meta device. Load the weights first.",
-                where=name,
-            )
-
-
-def _as_args(args: tuple[object, ...]) -> tuple[object, ...]:
-    if isinstance(args, torch.Tensor):
-        raise UsageError(
-            "args at analyze(): expected a tuple of example inputs, got a tensor. "
-            "Write analyze(model, (x,))."
-        )
-    return tuple(args)
-
-
 def _is_free(module: CapturedModule, given: Inputs) -> bool:
     return not module.fixed_batch and takes_another_batch(module, given)
 
@@ -171,12 +132,13 @@ def _recapture(
     """A graph is its own capture: nothing in it depends on stale metadata. Takes `module` over."""
     module.eval()
     keep_only_provenance(module.graph)
+    _require_as_many(module, given)
     with torch.no_grad():
         free = dynamic_batch and is_free(module, given)
     module.fixed_batch = not free
     inputs = grow_batch(given) if free else given
     copies = clone(inputs)
-    with same_buffers(module):
+    with same_buffers(module), _inputs_that_it_takes(module):
         _, facts = observe(module, copies.args, copies.kwargs)
     return Captured(
         module=module,
@@ -186,6 +148,15 @@ def _recapture(
         dynamic_batch=free,
         lost=(_BATCH_FIXED,) if dynamic_batch and not free else (),
     )
+
+
+def _require_as_many(module: CapturedModule, given: Inputs) -> None:
+    taken = [node.target for node in module.graph.nodes if node.op == "placeholder"]
+    if len(taken) != len(given.leaves()):
+        raise UsageError(
+            f"capture at the example inputs: expected {len(taken)} ({', '.join(map(str, taken))}), "
+            f"got {len(given.leaves())}. Give what the model was exported with."
+        )
 
 
 @contextlib.contextmanager
@@ -244,17 +215,26 @@ def _first_that_works(
     refusal = ModelNotSupported(
         f"capture at {where}: expected a graph from torch.export, got "
         + " | ".join(dict.fromkeys(failures))
-        + ". Rewrite that line without Python control flow that depends on values of the input.",
+        + f". {_remedy(failures)}",
         where=place or where,
     )
     refusal.__cause__ = cause
     return refusal
 
 
-def _require_runs(model: nn.Module, inputs: Inputs) -> list[object]:
-    """Its flat outputs; `UsageError` if the model itself raises: then export is not to blame."""
+def _remedy(failures: list[str]) -> str:
+    if any("pack_padded_sequence" in failure for failure in failures):
+        return "Run the recurrent layer on the padded sequence; no graph holds packed ones."
+    return "Rewrite that line without Python control flow that depends on values of the input."
+
+
+@contextlib.contextmanager
+def _inputs_that_it_takes(model: nn.Module) -> Iterator[None]:
+    """`UsageError` if the model itself raises: then export is not to blame."""
     try:
-        return eager(model, inputs)
+        yield
+    except EdgepruneError:
+        raise
     except Exception as error:  # whatever the user's code raises
         where = " ".join(filter(None, (type(model).__name__, error_line(error))))
         raise UsageError(
@@ -262,6 +242,11 @@ def _require_runs(model: nn.Module, inputs: Inputs) -> list[object]:
             f"{_first_lines(error)}. Give inputs that the model takes.",
             where=where,
         ) from error
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> list[object]:
+    with _inputs_that_it_takes(model):
+        return eager(model, inputs)
 
 
 def _exported(model: nn.Module, inputs: Inputs, shapes: Shapes, *, strict: bool) -> ExportedProgram:
@@ -280,7 +265,7 @@ _WAYS: dict[str, Callable[[nn.Module, Inputs, Shapes], ExportedProgram]] = {
 
 def _first_lines(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:3])[:600]}"
+    return f"{type(error).__name__}: {' '.join(lines[:3])[:600].rstrip('.')}"
 
 
 def _shapes(model: nn.Module, given: Inputs, traced: Inputs, dim: object) -> Shapes:

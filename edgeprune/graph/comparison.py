@@ -114,9 +114,10 @@ def several_samples(model: nn.Module, given: Inputs) -> Trial | None:
     except Exception as error:  # whatever the user's code raises there
         if not takes(model, alike):
             return None
+        text = " ".join(str(error).split())[:300].rstrip(".")
         raise ModelNotSupported(
             f"capture at {type(model).__name__}: expected it to take other values of the kind of "
-            f"the example's, got {type(error).__name__}: {' '.join(str(error).split())[:300]}. "
+            f"the example's, got {type(error).__name__}: {text}. "
             "Integers were put in another order, and floating-point numbers drawn anew: give an "
             "example that allows it."
         ) from error

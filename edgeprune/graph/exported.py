@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from edgeprune.errors import ModelNotSupported
+from edgeprune.graph.constants import hold_constants_
 from edgeprune.graph.inline import inline_regions
 from edgeprune.graph.module import (
     CapturedModule,
@@ -30,8 +31,6 @@ aten = torch.ops.aten
 # What export notes about sizes and dtypes of the example; after surgery it would be wrong.
 _NOTES = (aten._assert_scalar.default, aten._assert_tensor_metadata.default)
 _GUARDS_FUNCTION = "_guards_fn"
-# In elements: 4 MiB of float32.
-_LARGEST_IDENTITY = 2**20
 _PYTHON = tuple(vars(operator)[name] for name in operator.__all__)
 
 
@@ -86,29 +85,6 @@ def _drop_replaced_caches_(module: fx.GraphModule) -> None:
             module.graph.erase_node(buffer)
 
 
-def _hold_identities_(module: fx.GraphModule) -> None:
-    """Make identity matrices that the graph creates tables of the module, which can lose rows.
-
-    A learned transform plus the identity (T-Nets of point clouds) has rows and columns that are
-    channels. Large ones stay as they are: a table is written into every file of the model. Each
-    call gets a copy: forward may write into what it made, and must find it fresh the next time.
-    """
-    for node in list(module.graph.nodes):
-        if node.target not in (aten.eye.default, aten.eye.m):
-            continue
-        sizes = [size for size in node.args if isinstance(size, int)]
-        if len(sizes) < len(node.args) or sizes[0] * sizes[-1] > _LARGEST_IDENTITY:
-            continue
-        name = f"{node.name}_table"
-        module.register_buffer(name, node.target(*node.args, **node.kwargs), persistent=False)
-        with module.graph.inserting_before(node):
-            table = module.graph.create_node("get_attr", name)
-            fresh = module.graph.call_function(aten.clone.default, (table,))
-        table.meta, fresh.meta = dict(node.meta), dict(node.meta)
-        node.replace_all_uses_with(fresh)
-        module.graph.erase_node(node)
-
-
 def _drop_empty_parts_(module: fx.GraphModule) -> None:
     """Leave out of a concatenation what has no elements: class tokens of which there are none.
 
@@ -148,7 +124,7 @@ def as_captured(module: fx.GraphModule, original: nn.Module | None) -> CapturedM
         else:
             node.meta["module"] = module_path(node)
     _drop_replaced_caches_(module)
-    _hold_identities_(module)
+    hold_constants_(module)
     _drop_empty_parts_(module)
     unstack(module.graph)
     captured = CapturedModule(module, module.graph)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from edgeprune.errors import PlanError
+from edgeprune.errors import PlanError, UsageError
 from edgeprune.graph.groups import TensorShape
 from edgeprune.planning.allocate import DEPTHWISE_MULTIPLE, Request, allocate
 from edgeprune.planning.selection import Selection
@@ -176,8 +176,8 @@ def plan(
     {pattern: share kept (0-1]} for such layers, instead of `keep_fraction`; with `global` they do
     not compete with the others. `min_width`: the fewest units left of a width, one number or
     {pattern: number}; a width that is smaller stays whole.
-    Raises `PlanError` for a value out of range, a pattern that matches nothing, and two that ask
-    different shares of one width.
+    Raises `PlanError` for scores of another analysis, a value out of range, a pattern that matches
+    nothing, and two that ask different shares of one width.
     """
     selection = Selection(keep=keep, only=only, fractions=fractions or {}, min_width=min_width)
     request = Request(keep_fraction, allocation, multiple, depthwise_multiple, selection)
@@ -186,12 +186,30 @@ def plan(
 
 def plan_for(analysis: Analysis, scores: Scores, request: Request) -> Plan:
     """`plan`, asked for with one value."""
+    _require_fitting(analysis, scores)
     kept = allocate(analysis.groups, scores.values, request, analysis.tensors)
     removed = {
         group.name: ~np.isin(np.arange(group.width), kept[group.name]) for group in analysis.groups
     }
     removed = analysis.spare(removed, scores.values)
     return make_plan(analysis, removed, request, scores.criterion)
+
+
+def _require_fitting(analysis: Analysis, scores: Scores) -> None:
+    values = getattr(scores, "values", None)
+    if not isinstance(values, Mapping):
+        raise UsageError(
+            f"plan at scores: expected Scores, got {type(scores).__name__}. "
+            "Write plan(analysis, score(analysis))."
+        )
+    for group in analysis.groups:
+        found = len(values.get(group.name, ()))
+        if found != group.width:
+            raise PlanError(
+                f"plan at the scores of {group.name}: expected one for each of its {group.width} "
+                f"units, got {found}. Score the analysis that the plan is made for.",
+                where=group.name,
+            )
 
 
 def make_plan(

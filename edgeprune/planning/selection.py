@@ -36,7 +36,7 @@ class Selection:
         if not isinstance(self.fractions, Mapping):
             raise _refused("fractions", "pattern = share pairs", repr(self.fractions))
         if not isinstance(self.min_width, Mapping | int):
-            raise _refused("min_width", "a number or pattern = number", repr(self.min_width))
+            raise _refused("min_width", "a whole number, or one by pattern", repr(self.min_width))
         for pattern, share in self.fractions.items():
             if not _is_share(share):
                 got = f"{share!r} for {pattern!r}"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.errors import DataError, InternalError, UsageError
+from edgeprune.errors import DataError, InternalError, UsageError, require_a
 from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.groups import Group
 from edgeprune.graph.module import attribute
@@ -45,6 +45,7 @@ def score(
     gradients are needed and there are no labelled batches, or the loss or its gradient is not
     finite, `InternalError` for a score that is not finite all the same.
     """
+    require_a(Analysis, analysis, "score at analysis", "Write score(analyze(model, (x,))).")
     chosen = find_criterion(criterion)
     groups = analysis.groups
     tensors = _weights(analysis, groups)

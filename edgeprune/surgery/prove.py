@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeprune.errors import InternalError, ModelNotSupported, ProofFailed
+from edgeprune.errors import InternalError, ModelNotSupported, ProofFailed, require_a
 from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.inputs import Inputs, clone, resize_batch, vary
 from edgeprune.graph.module import CapturedModule
@@ -81,6 +81,8 @@ def prove(analysis: Analysis, plan: Plan, pruned: torch.nn.Module, *, seed: int 
     Raises `ModelNotSupported` when the dense output is constant or not finite: then no comparison
     says anything.
     """
+    require_a(Plan, plan, "prove at plan", "Write prove(analysis, plan, shrink(analysis, plan)).")
+    require_a(torch.nn.Module, pruned, "prove at pruned", "Give what shrink returned.")
     if whole_units(analysis, plan).problem is None:
         return _prove(analysis, plan, pruned, seed)
     steps = passes(analysis, plan)

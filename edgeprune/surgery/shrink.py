@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from edgeprune.errors import InternalError
+from edgeprune.errors import InternalError, require_a
 from edgeprune.graph.analysis import Analysis, analyze
 from edgeprune.graph.inputs import clone
 from edgeprune.graph.labels import Value
@@ -40,6 +40,8 @@ def shrink(analysis: Analysis, plan: Plan) -> CapturedModule:
     Raises `PlanError` when the plan does not fit, `InternalError` when the shrunk graph's shapes
     are not those that the surviving labels give.
     """
+    require_a(Analysis, analysis, "shrink at analysis", "Write shrink(analyze(model, (x,)), plan).")
+    require_a(Plan, plan, "shrink at plan", "Write shrink(analysis, plan(analysis, scores)).")
     return passes(analysis, plan)[-1].module
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 
-from edgeprune.errors import ModelNotSupported
+from edgeprune.errors import ModelNotSupported, UsageError
 from edgeprune.graph.module import CapturedModule
 
 
@@ -24,7 +24,8 @@ def unfold(model: nn.Module, graph: CapturedModule) -> tuple[str, ...]:
     """Make parameters of weights that the user's class computes and the graph has whole.
 
     Of a copy that shares the user's tensors (in place); those stay as they are. Names of weights.
-    Raises `ModelNotSupported` where forward itself computes the weight.
+    Raises `ModelNotSupported` where forward itself computes the weight, `UsageError` where the
+    module that has it is not there: it is another model.
     """
     own = tensors_of(model)
     folded = []
@@ -45,8 +46,13 @@ def unfold(model: nn.Module, graph: CapturedModule) -> tuple[str, ...]:
 def _fold(model: nn.Module, path: str, leaf: str) -> bool:
     try:
         owner = model.get_submodule(path)
-    except AttributeError:
-        return False
+    except AttributeError as error:
+        raise UsageError(
+            f"to_module at {path}: expected a module of this name as in the model that was "
+            f"analysed, got none in {type(model).__name__}. Give the model that pruned.analysis "
+            "is of.",
+            where=path,
+        ) from error
     if parametrize.is_parametrized(owner, leaf) and isinstance(
         owner.parametrizations, nn.ModuleDict
     ):

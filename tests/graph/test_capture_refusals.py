@@ -184,6 +184,47 @@ def test_what_is_no_model_or_no_sample_is_the_users_mistake(model, x, text):
     assert not isinstance(model, nn.LazyLinear) or model.has_uninitialized_params()
 
 
+ODD = {
+    "sparse_coo": lambda x: x.to_sparse(),
+    "on the meta device": lambda x: x.to("meta"),
+    "quantized": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+    "nested": lambda x: torch.nested.nested_tensor([x]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(deprecated|prototype)")
+@pytest.mark.parametrize("kind", ODD)
+def test_an_input_that_is_not_dense_is_named(kind):
+    """The place in the arguments and what it is, before anything runs."""
+    model = net(lambda m, x, more: m.a(x) + m.a(more["y"]), a=nn.Linear(4, 3))
+    with pytest.raises(UsageError, match=rf"at kwargs\['more'\]\['y'\]: .* is {kind}") as caught:
+        capture(model, (noise(2, 4),), {"more": {"y": ODD[kind](noise(2, 4))}})
+
+    assert caught.value.where == "kwargs['more']['y']"
+
+
+def test_a_graph_says_which_inputs_it_takes():
+    """Of a captured model too: another number, or another size, is no fault of its graph."""
+    module = capture(net(lambda m, x: m.a(x), a=nn.Linear(4, 3)), (noise(2, 4),)).module
+
+    with pytest.raises(UsageError, match=r"expected 1 \(.*\), got 2"):
+        capture(module, (noise(2, 4), noise(2, 4)))
+    with pytest.raises(UsageError, match="expected the model to run on the example inputs, got"):
+        capture(module, (noise(2, 5),))
+
+
+def test_packed_sequences_are_refused_with_what_to_do():
+    """No way of torch.export takes them: the remedy is not about control flow."""
+
+    def run(m, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, True, False)
+        return m.b(m.a(packed)[1])
+
+    model = net(run, a=nn.GRU(4, 8, batch_first=True), b=nn.Linear(8, 3))
+    with pytest.raises(ModelNotSupported, match="recurrent layer on the padded sequence"):
+        capture(model, (noise(3, 5, 4), torch.tensor([5, 4, 3])))
+
+
 def test_named_inputs_are_a_dict():
     """A list in their place is refused with the way to write it."""
     with pytest.raises(UsageError, match="expected a dict of inputs by name, got list"):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
-from small_nets import between, conv, image, net, noise, param, pruned_like_silenced
+from small_nets import between, conv, image, net, noise, pruned_like_silenced
 from torch import nn
 
 from edgeprune.graph.analysis import analyze
-from edgeprune.surgery.prune import prune
 
 
 def test_constants_of_the_width_shrink_with_it():
@@ -81,66 +78,3 @@ def test_a_constant_held_as_an_attribute_shrinks():
     pruned = pruned_like_silenced(model, noise(2, 8))
 
     assert set(pruned.model.state_dict()) == set(model.state_dict())
-
-
-def tnet(m, x, mask=None):
-    """A transform of the channels that is learned from them, plus the identity (PointNet)."""
-    y = m.a(x) if mask is None else m.a(x) * mask
-    by = m.f(y.amax(2)).view(-1, 8, 8) + torch.eye(8)
-    return m.b(torch.bmm(y.transpose(1, 2), by))
-
-
-def test_an_identity_beside_a_learned_matrix_loses_rows():
-    """A channel of the transformed value is a row of the matrix and of the identity beside it."""
-    model = net(tnet, a=nn.Conv1d(3, 8, 1), f=nn.Linear(8, 64), b=nn.Linear(8, 4))
-    pruned = prune(model, (noise(2, 3, 9),), keep_fraction=0.5)
-    assert pruned.proof.outcome == "proved", pruned.proof.why
-    mask = torch.zeros(8, 1)
-    mask[next(list(a.keep) for a in pruned.plan.axes if a.parameter == "a.weight")] = 1.0
-
-    x = noise(2, 3, 9, seed=7)
-    assert torch.allclose(pruned.model(x), model(x, mask), atol=1e-4)
-    slots = pruned.analysis.unit_of("a.weight", 0, 1).slots
-    assert ("f.weight", 0, tuple(range(8, 16))) in slots
-    assert ("eye_table", 0, (1,)) in slots
-
-
-def test_an_identity_follows_the_devices_and_dtypes_of_its_model():
-    """What the graph created is a table of the module then: it is cast and copied with it."""
-    model = net(tnet, a=nn.Conv1d(3, 8, 1), f=nn.Linear(8, 64), b=nn.Linear(8, 4))
-    pruned = prune(model, (noise(2, 3, 9),), keep_fraction=0.5)
-    x = noise(2, 3, 9)
-    wide = copy.deepcopy(pruned.model).double()
-
-    assert wide.eye_table.dtype == torch.float64
-    assert torch.allclose(wide(x.double()).float(), pruned.model(x), atol=1e-4)
-    assert set(pruned.model.state_dict()) == set(model.state_dict())
-
-
-def test_an_identity_that_forward_writes_into_is_fresh_at_every_call():
-    """What is added to it in place is not there the next time, in the captured or pruned model."""
-
-    def run(m, x):
-        by = torch.eye(8)
-        by += m.w
-        return m.b(m.a(x) @ by)
-
-    model = net(run, a=nn.Linear(4, 8), b=nn.Linear(8, 3), w=param(8, 8))
-    pruned = prune(model, (noise(2, 4),), keep_fraction=0.5)
-    x = noise(2, 4, seed=7)
-
-    for module, expected in (
-        (pruned.analysis.captured.module, model(x)),
-        (pruned.model, pruned.model(x)),
-    ):
-        for _ in range(3):
-            assert torch.allclose(module(x), expected, atol=1e-6)
-
-
-def test_a_large_identity_stays_an_operator():
-    """A table is written into every file of the model: one of 2000 x 2000 is not made."""
-    model = net(lambda m, x: m.a(x) @ torch.eye(4, 2000) @ torch.eye(2000), a=nn.Linear(4, 4))
-    module = analyze(model, (noise(2, 4),)).captured.module
-
-    assert [tuple(buffer.shape) for buffer in module.buffers()] == [(4, 2000)]
-    assert sum("eye" in str(node.target) for node in module.graph.nodes) == 2

@@ -197,7 +197,7 @@ def test_everything_may_be_said_of_a_model_without_widths() -> None:
         ({"fractions": {"a.*": True}}, "shares above 0, at most 1, got True for 'a.*'"),
         ({"fractions": ["a.*"]}, "pattern = share pairs, got ['a.*']"),
         ({"fractions": 1}, "pattern = share pairs, got 1"),
-        ({"min_width": "8"}, "a number or pattern = number, got '8'"),
+        ({"min_width": "8"}, "a whole number, or one by pattern, got '8'"),
         ({"min_width": 0}, "whole numbers of at least 1, got 0 for '*'"),
         ({"min_width": {"a.*": 2.5}}, "whole numbers of at least 1, got 2.5 for 'a.*'"),
         ({"keep": "a.*"}, "a tuple of patterns, got the text 'a.*'. Write ('a.*',)"),

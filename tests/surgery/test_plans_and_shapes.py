@@ -10,12 +10,13 @@ import torch
 from small_nets import conv, image, net, noise
 from torch import nn
 
-from edgeprune.errors import PlanError
+from edgeprune.errors import PlanError, UsageError
 from edgeprune.graph.analysis import analyze
 from edgeprune.planning.cost import cost
 from edgeprune.planning.plan import KeptAxis, plan
 from edgeprune.scoring.scores import score
 from edgeprune.surgery.compose import compose
+from edgeprune.surgery.prove import prove
 from edgeprune.surgery.prune import prune
 from edgeprune.surgery.shrink import shrink
 
@@ -52,6 +53,23 @@ def altered(analysis, name, **change):
     axes = list(decided.axes)
     axes[place] = dataclasses.replace(axes[place], **change)
     return dataclasses.replace(decided, axes=tuple(axes))
+
+
+def test_what_belongs_to_another_model_or_is_something_else_is_refused(analysis):
+    """Scores of another width never decide silently; an odd argument is named with its remedy."""
+    other = analyze(net(lambda m, x: m.b(m.a(x)), a=conv(3, 8), b=conv(8, 4)), (image(),))
+    decided = plan(analysis, score(analysis))
+
+    with pytest.raises(PlanError, match=r"scores of .*: expected one for each of its \d+ units"):
+        plan(analysis, score(other))
+    with pytest.raises(UsageError, match=r"plan at scores: .* NoneType. Write plan\(analysis, sc"):
+        plan(analysis, None)
+    with pytest.raises(UsageError, match="score at analysis: expected Analysis, got Net"):
+        score(mixed())
+    with pytest.raises(UsageError, match="shrink at plan: expected Plan, got Scores"):
+        shrink(analysis, score(analysis))
+    with pytest.raises(UsageError, match="prove at pruned: expected Module, got Plan"):
+        prove(analysis, decided, decided)
 
 
 def test_a_part_of_a_unit_is_refused(analysis):

@@ -446,6 +446,8 @@ def test_another_model_is_told() -> None:
         edgeprune.to_module(pruned, other)
     with pytest.raises(edgeprune.UsageError, match="got a graph"):
         edgeprune.to_module(pruned, pruned.model)
+    with pytest.raises(edgeprune.UsageError, match="at a: expected a module of this name"):
+        edgeprune.to_module(pruned, nn.Linear(3, 4))
 
 
 def test_a_tagged_integer_is_the_integer_and_knows_its_expression() -> None:

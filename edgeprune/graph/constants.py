@@ -1,0 +1,169 @@
+"""Tables that forward makes out of nothing: identity matrices, kernels written element by element.
+
+A layer that adds the identity to a learned matrix (T-Nets of point clouds, RepVGG fused while it
+runs) has rows and columns that are channels. In the graph the identity is made by operators with
+fixed sizes and numbers (`eye(8)`, `k = zeros(8, 8, 3, 3); k[j, j, 1, 1] = 1`), which cannot lose a
+row. It depends on no input and on no weight, so it is computed once and becomes a table of the
+module, which can.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import fx
+from torch._ops import OpOverload
+
+from edgeprune.graph.aliases import storages, written
+from edgeprune.graph.module import attribute
+
+aten = torch.ops.aten
+
+# In elements: 4 MiB of float32. A table is written into every file of the model.
+_LARGEST = 2**20
+# Values with a place of their own for every row.
+_IDENTITIES = (aten.eye.default, aten.eye.m, aten.one_hot.default)
+# What these make has the sizes of their first argument, and none of its values.
+_SIZED_LIKE = (
+    *(aten.zeros_like.default, aten.ones_like.default, aten.full_like.default),
+    *(aten.empty_like.default, aten.new_zeros.default, aten.new_ones.default),
+    *(aten.new_full.default, aten.new_empty.default),
+)
+
+
+def hold_constants_(module: fx.GraphModule) -> None:
+    """Make identities, and what is written into before anything else reads it, tables (in place).
+
+    Only floating values that are finite and not everywhere the same: a mask or a fill has rules of
+    its own. Large ones (above 2**20 elements and the largest parameter) stay as they are. Each call
+    gets a copy: forward may write into what it made, and must find it fresh the next time.
+    """
+    found = _Constants(module, storages(module.graph), _largest(module))
+    for node in module.graph.nodes:
+        found.meet(node)
+    for made, reader in found.tables().items():
+        name = f"{made.name}_table"
+        value = found.values[made]
+        module.register_buffer(name, value.clone().contiguous(), persistent=False)
+        with module.graph.inserting_before(reader):
+            table = module.graph.create_node("get_attr", name)
+            fresh = module.graph.call_function(aten.clone.default, (table,))
+        table.meta, fresh.meta = dict(made.meta), dict(made.meta)
+        made.replace_all_uses_with(fresh, delete_user_cb=lambda user: user not in found.values)
+    found.drop_unread_()
+
+
+def _largest(module: fx.GraphModule) -> int:
+    return max([_LARGEST, *(parameter.numel() for parameter in module.parameters())])
+
+
+@dataclass(slots=True)
+class _Constants:
+    module: fx.GraphModule
+    storage: Mapping[fx.Node, fx.Node]
+    largest: int
+    # What every constant node computes; writing in place shows in all that share the storage.
+    values: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
+    # Storages of identities, of what was written into, and of what is made of them.
+    own_places: set[fx.Node] = field(default_factory=set)
+    # By storage: the constants that something else reads, with the first to read each.
+    read: dict[fx.Node, dict[fx.Node, fx.Node]] = field(default_factory=dict)
+    # Storages that something that is no constant writes into.
+    late: set[fx.Node] = field(default_factory=set)
+
+    def meet(self, node: fx.Node) -> None:
+        """Take the next node of the graph: a constant is computed, any other reads constants."""
+        if self._is_constant(node):
+            value = self._value(node)
+            if isinstance(value, torch.Tensor):
+                self.values[node] = value
+                self._note_places(node)
+                return
+        for source in node.all_input_nodes:
+            if source in self.values:
+                self.read.setdefault(self.storage[source], {}).setdefault(source, node)
+        self.late.update(self.storage[into] for into in written(node))
+
+    def tables(self) -> dict[fx.Node, fx.Node]:
+        """The constants to hold, each with the first node that reads it."""
+        return {
+            made: reader
+            for storage, readers in self.read.items()
+            # Two parts of one storage would be two tables: writing one must show in the other.
+            if not (storage in self.late and len(readers) > 1)
+            for made, reader in readers.items()
+            if self._is_table(made)
+        }
+
+    def drop_unread_(self) -> None:
+        """Erase the constants that nothing reads any more, and what was written into them."""
+        needed = {
+            self.storage[node]
+            for node in self.values
+            if any(user not in self.values for user in node.users)
+        }
+        for node in reversed(self.values):
+            if node.users or any(self.storage[into] in needed for into in written(node)):
+                needed.update(self.storage[other] for other in (node, *node.all_input_nodes))
+            else:
+                self.module.graph.erase_node(node)
+
+    def _is_constant(self, node: fx.Node) -> bool:
+        if not isinstance(node.target, OpOverload) or node.target.namespace != "aten":
+            return False
+        if torch.Tag.nondeterministic_seeded in node.target.tags or not self._is_small(node):
+            return False
+        if any(self.storage[into] in self.read for into in written(node)):
+            return False
+        if self._is_sized_like_attribute(node) or self._is_literal(node):
+            return True
+        sources = node.all_input_nodes
+        return all(s in self.values and self.storage[s] not in self.late for s in sources)
+
+    def _is_small(self, node: fx.Node) -> bool:
+        shape = getattr(node.meta.get("val"), "shape", None)
+        if shape is None or not all(isinstance(size, int) for size in shape):
+            return False
+        return math.prod(shape) <= self.largest
+
+    def _is_sized_like_attribute(self, node: fx.Node) -> bool:
+        return node.target in _SIZED_LIKE and [s.op for s in node.all_input_nodes] == ["get_attr"]
+
+    def _is_literal(self, node: fx.Node) -> bool:
+        """Whether it is a number or list of the code, which tracing lifted out of it."""
+        sources = node.all_input_nodes
+        return (
+            node.target is aten.lift_fresh_copy.default
+            and sources[0].op == "get_attr"
+            and not isinstance(attribute(self.module, str(sources[0].target)), torch.nn.Parameter)
+        )
+
+    def _value(self, node: fx.Node) -> object:
+        def real(source: fx.Node) -> torch.Tensor:
+            if source in self.values:
+                return self.values[source]
+            return cast(torch.Tensor, attribute(self.module, str(source.target)))
+
+        args, kwargs = fx.map_arg((node.args, node.kwargs), real)
+        with torch.no_grad():
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    def _note_places(self, node: fx.Node) -> None:
+        made_of = {self.storage[source] for source in node.all_input_nodes}
+        if node.target in _IDENTITIES or written(node) or made_of & self.own_places:
+            self.own_places.add(self.storage[node])
+        self.own_places.update(self.storage[into] for into in written(node))
+
+    def _is_table(self, made: fx.Node) -> bool:
+        value = self.values[made]
+        return (
+            self.storage[made] in self.own_places
+            and value.is_floating_point()
+            and value.dim() > 0
+            and bool(value.isfinite().all())
+            and bool((value != value.flatten()[:1]).any())
+        )
