@@ -128,7 +128,7 @@ class _Constants:
         shape = getattr(node.meta.get("val"), "shape", None)
         if shape is None or not all(isinstance(size, int) for size in shape):
             return False
-        return math.prod(shape) <= self.largest
+        return math.prod(int(size) for size in shape) <= self.largest
 
     def _is_sized_like_attribute(self, node: fx.Node) -> bool:
         return node.target in _SIZED_LIKE and [s.op for s in node.all_input_nodes] == ["get_attr"]
