@@ -1,12 +1,13 @@
 """A captured graph as JSON and back: what `load` needs to give a model back without pickles.
 
 A `.pt2` file would do, but `torch.export.load` runs code that a hostile file carries. Here a file
-can name only operators of ATen and torchvision, arithmetic on sizes, and tensors of the two
-safetensors files beside it; anything else is refused (docs/decisions, bundle model).
+can name only operators of ATen and of the packages listed here, arithmetic on sizes, and tensors of
+the two safetensors files beside it; anything else is refused (docs/decisions, bundle model).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import operator
@@ -21,10 +22,13 @@ from torch.utils import _pytree as pytree
 
 from edgeprune.errors import ModelNotSupported, UsageError
 
+Specs: TypeAlias = tuple[pytree.TreeSpec, pytree.TreeSpec]
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 SCHEMA = 1
 _NAMESPACES = ("aten", "torchvision")
+# Operators that exist once a module is imported, by the module.
+_BROUGHT = {"transformers.grouped_mm_fallback.default": "transformers.integrations.moe"}
 _META = ("module", "where", "scales")
 _WORD = re.compile(r"[A-Za-z0-9_]+")
 # A ModuleDict may have keys such as `3x3-a`; fx writes them between double quotes.
@@ -45,32 +49,51 @@ _FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
 _WORDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 
 
-def graph_to_json(graph: fx.Graph) -> str:
+def graph_to_json(graph: fx.Graph, *, pickled: bool = False) -> str:
     """The graph, its call and output structure as JSON text, one node a line.
 
+    pickled: the text goes into a pickle, which runs code anyway, beside `specs_of(graph)`: the
+    structure is left to those, and operators of the user's (of `torch.library`) are written too.
     Raises ModelNotSupported for an operator or argument that has no form here.
     """
-    codegen = graph._codegen
-    info = codegen.pytree_info if isinstance(codegen, _PyTreeCodeGen) else None
-    if info is None or info.out_spec is None:
-        raise _unwritable("the call", "the structure of inputs and outputs", type(codegen).__name__)
-    try:
-        specs = [json.loads(pytree.treespec_dumps(s)) for s in (info.in_spec, info.out_spec)]
-    except Exception as error:  # a type of the user's that pytree cannot name
-        raise _unwritable("the call", "tuples, lists and dicts", str(error)) from error
+    specs: list[Json] = [None, None]
+    if not pickled:
+        try:
+            specs = [json.loads(pytree.treespec_dumps(spec)) for spec in specs_of(graph)]
+        except Exception as error:  # a type of the user's that pytree cannot name
+            raise _unwritable("the call", "tuples, lists and dicts", str(error)) from error
     head: dict[str, Json] = {
         "schema": SCHEMA,
-        "arguments": list(info.orig_args),
+        "arguments": list(_call_of(graph).orig_args),
         "in_spec": specs[0],
         "out_spec": specs[1],
     }
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
-    nodes = ",\n".join(f"    {json.dumps(_node_to_json(node))}" for node in graph.nodes)
+    nodes = ",\n".join(f"    {json.dumps(_node_to_json(node, pickled))}" for node in graph.nodes)
     return "\n".join(["{", *lines, f'  "nodes": [\n{nodes}\n  ]', "}\n"])
 
 
-def graph_from_json(text: str, *, where: str = "graph.json") -> fx.Graph:
-    """The graph that `graph_to_json` wrote; UsageError for any other text."""
+def specs_of(graph: fx.Graph) -> Specs:
+    """The structure of the inputs and of the outputs of a captured graph."""
+    info = _call_of(graph)
+    return info.in_spec, cast(pytree.TreeSpec, info.out_spec)
+
+
+def _call_of(graph: fx.Graph) -> _PyTreeInfo:
+    codegen = graph._codegen
+    info = codegen.pytree_info if isinstance(codegen, _PyTreeCodeGen) else None
+    if info is None or info.out_spec is None:
+        raise _unwritable("the call", "the structure of inputs and outputs", type(codegen).__name__)
+    return info
+
+
+def graph_from_json(
+    text: str, *, where: str = "graph.json", specs: Specs | None = None
+) -> fx.Graph:
+    """The graph that `graph_to_json` wrote; UsageError for any other text.
+
+    specs: for text that came with a pickle, its `specs_of`.
+    """
     graph = fx.Graph()
     try:
         data = json.loads(text)
@@ -78,13 +101,12 @@ def graph_from_json(text: str, *, where: str = "graph.json") -> fx.Graph:
             raise ValueError(f"schema {data['schema']}")
         nodes: dict[str, fx.Node] = {}
         for row in data["nodes"]:
-            nodes[row["name"]] = _node_from_json(graph, row, nodes)
-        info = _PyTreeInfo(
-            [_identifier(name) for name in data["arguments"]],
-            pytree.treespec_loads(json.dumps(data["in_spec"])),
-            pytree.treespec_loads(json.dumps(data["out_spec"])),
+            nodes[row["name"]] = _node_from_json(graph, row, nodes, specs is not None)
+        arguments = [_identifier(name) for name in data["arguments"]]
+        given, gives = specs or (
+            pytree.treespec_loads(json.dumps(data[key])) for key in ("in_spec", "out_spec")
         )
-        graph.set_codegen(_PyTreeCodeGen(info))
+        graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(arguments, given, gives)))
         graph.lint()
     except UsageError:
         raise
@@ -97,11 +119,11 @@ def graph_from_json(text: str, *, where: str = "graph.json") -> fx.Graph:
     return graph
 
 
-def _node_to_json(node: fx.Node) -> dict[str, Json]:
+def _node_to_json(node: fx.Node, any_operator: bool) -> dict[str, Json]:
     row: dict[str, Json] = {"op": node.op, "name": node.name}
     row["target"] = str(node.target)
     if node.op == "call_function":
-        row["target"] = _function_name(node)
+        row["target"] = _function_name(node, any_operator)
     elif node.op not in ("placeholder", "get_attr", "output"):
         raise _unwritable(node.name, "a call of an operator", node.op)
     row["args"] = [_value_to_json(argument, node.name) for argument in node.args]
@@ -113,15 +135,20 @@ def _node_to_json(node: fx.Node) -> dict[str, Json]:
     return row
 
 
-def _function_name(node: fx.Node) -> str:
+def _function_name(node: fx.Node, any_operator: bool) -> str:
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
         name = str(target)
-        if target.namespace in _NAMESPACES and name not in _REFUSED_OPS:
+        if any_operator or _is_allowed(name):
             return name
     elif callable(target) and target in _FUNCTION_NAMES:
         return _FUNCTION_NAMES[target]
     raise _unwritable(node.name, f"an operator of {' or '.join(_NAMESPACES)}", str(target))
+
+
+def _is_allowed(name: str) -> bool:
+    known = name.partition(".")[0] in _NAMESPACES or name in _BROUGHT
+    return known and name not in _REFUSED_OPS
 
 
 def _value_to_json(value: object, where: str) -> Json:
@@ -151,7 +178,7 @@ def _value_to_json(value: object, where: str) -> Json:
 
 
 def _node_from_json(
-    graph: fx.Graph, row: Mapping[str, Json], nodes: Mapping[str, fx.Node]
+    graph: fx.Graph, row: Mapping[str, Json], nodes: Mapping[str, fx.Node], any_operator: bool
 ) -> fx.Node:
     op, name, target = str(row["op"]), str(row["name"]), str(row["target"])
     if op not in ("placeholder", "get_attr", "call_function", "output"):
@@ -168,7 +195,7 @@ def _node_from_json(
     }
     node = graph.create_node(
         op,
-        _function(target) if op == "call_function" else target,
+        _function(target, any_operator) if op == "call_function" else target,
         cast("tuple[fx.node.Argument, ...]", args),
         cast("dict[str, fx.node.Argument]", kwargs),
         name,
@@ -187,19 +214,22 @@ def _identifier(text: str) -> str:
     return text
 
 
-def _function(name: str) -> Callable[..., object]:
+def _function(name: str, any_operator: bool) -> Callable[..., object]:
     """An operator by its name; nothing that is not an operator can be reached by any name."""
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]
     parts = name.split(".")
-    if len(parts) == 3 and parts[0] in _NAMESPACES and name not in _REFUSED_OPS:
+    if len(parts) == 3 and (any_operator or _is_allowed(name)):
+        if name in _BROUGHT and importlib.util.find_spec(parts[0]) is not None:
+            importlib.import_module(_BROUGHT[name])
         packet = getattr(getattr(torch.ops, parts[0]), parts[1], None)
         overload = getattr(packet, parts[2], None) if _is_packet(packet) else None
         if isinstance(overload, torch._ops.OpOverload):
             return overload
     raise UsageError(
-        f"reading the graph at {name}: expected an operator of {' or '.join(_NAMESPACES)} that "
-        f"this torch has, got another name. Load the bundle with the torch that made it.",
+        f"reading the graph at {name}: expected an operator that is there, of "
+        f"{' or '.join(_NAMESPACES)}, got another name. Load the model with the packages that "
+        "made it, the module of your own operators imported.",
         where=name,
     )
 

@@ -14,8 +14,9 @@ import torch
 from torch import fx, nn
 from torch.fx._pytree import tree_flatten_spec
 
-from edgeprune.graph.graph_json import graph_from_json, graph_to_json
+from edgeprune.graph.graph_json import Specs, graph_from_json, graph_to_json, specs_of
 from edgeprune.graph.operators import RECURRENT
+from edgeprune.graph.outputs import know_dataclasses_of
 
 aten = torch.ops.aten
 
@@ -64,13 +65,15 @@ class CapturedModule(fx.GraphModule):
                 if name in kept_out or name not in original._buffers:
                     module._non_persistent_buffers_set.add(name)
 
-    def __reduce__(self) -> tuple[Callable[..., CapturedModule], tuple[str, dict[str, object]]]:
+    def __reduce__(
+        self,
+    ) -> tuple[Callable[..., CapturedModule], tuple[str, Specs, dict[str, object]]]:
         """For pickle and `torch.save`: the graph as text, and the tensors.
 
         fx would write Python code and trace it again on loading, which loses the training flags.
         """
         state = {name: self.__dict__[name] for name in _STATE}
-        return _restored, (graph_to_json(self.graph), state)
+        return _restored, (graph_to_json(self.graph, pickled=True), specs_of(self.graph), state)
 
     @property
     def fixed_batch(self) -> bool:
@@ -82,10 +85,12 @@ class CapturedModule(fx.GraphModule):
         self.meta[_FIXED_BATCH] = is_fixed  # copies of a graph module keep nothing else
 
 
-def _restored(text: str, state: dict[str, object]) -> CapturedModule:
+def _restored(text: str, specs: Specs, state: dict[str, object]) -> CapturedModule:
+    for spec in specs:
+        know_dataclasses_of(spec)
     root = nn.Module()
     root.__dict__.update(state)
-    module = CapturedModule(root, graph_from_json(text, where="the pickled module"))
+    module = CapturedModule(root, graph_from_json(text, where="the pickled module", specs=specs))
     module.__dict__.update(state)
     return module
 

@@ -37,6 +37,15 @@ def know_dataclasses(tree: object) -> None:
         tried |= kinds
 
 
+def know_dataclasses_of(spec: pytree.TreeSpec) -> None:
+    """Register those that a structure names, in a process that has not met them yet."""
+    kind = spec.type
+    if kind is not None and kind not in pytree.SUPPORTED_NODES and _is_made_of_fields(kind):
+        torch.export.register_dataclass(kind)
+    for child in spec.children():
+        know_dataclasses_of(child)
+
+
 def _is_made_of_fields(kind: type) -> bool:
     return dataclasses.is_dataclass(kind) and all(field.init for field in dataclasses.fields(kind))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -104,6 +106,64 @@ def test_it_is_pickled_whole(module, tmp_path):
     twin.train()(x)
     assert not twin.norm.running_mean.equal(before)
     assert prune(twin.eval(), (image(),)).proof.outcome == "proved"
+
+
+OWN = """
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+import edgeprune
+
+
+@torch.library.custom_op("test_captured_module::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+twice.register_fake(torch.empty_like)
+
+
+@dataclass
+class Both:
+    y: torch.Tensor
+    twice: torch.Tensor
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = self.b(self.a(x).relu())
+        return {"both": Both(y, twice(y))}
+"""
+WRITES = """
+from own import *
+pruned = edgeprune.prune(Own().eval(), (torch.randn(2, 4),), criterion="random")
+x = torch.randn(3, 4)
+torch.save((pruned.model, x, pruned.model(x)["both"].twice), "model.pt")
+"""
+READS = """
+from own import *
+model, x, expected = torch.load("model.pt", weights_only=False)
+both = model(x)["both"]
+print(type(both).__name__, torch.equal(both.twice, expected))
+"""
+
+
+def test_a_pickle_holds_classes_and_operators_of_the_users(tmp_path):
+    """In another process that imports them: a dataclass comes out, the own operator runs."""
+    (tmp_path / "own.py").write_text(OWN)
+    for code, said in ((WRITES, ""), (READS, "Both True\n")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == said
 
 
 def test_batch_sizes(module):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -107,6 +109,37 @@ def test_an_operator_of_another_library_cannot_be_written():
 
     with pytest.raises(ModelNotSupported, match=r"print.*`edgeprune\.load` cannot"):
         graph_to_json(graph)
+
+
+GROUPED = """
+import sys
+from edgeprune.pipeline.load import load
+from torch import arange, tensor
+print(load(sys.argv[1])(arange(12.0).view(3, 4), tensor([1, 3])).tolist())
+"""
+
+
+def test_an_operator_that_a_known_package_brings_is_read_where_nobody_imported_it(tmp_path):
+    """Experts of transformers: a new process that knows the folder alone computes the same."""
+    pytest.importorskip("transformers.integrations.moe")
+
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.arange(16.0).view(2, 4, 2))
+
+        def forward(self, x, ends):
+            return torch.ops.transformers.grouped_mm_fallback(x, self.weight, ends)
+
+    given = (torch.arange(12.0).view(3, 4), torch.tensor([1, 3]))
+    module = capture(Experts().eval(), given, dynamic_batch=False).module
+    save(module, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", GROUPED, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == module(*given).tolist()
 
 
 HOSTILE = [
