@@ -19,6 +19,7 @@ from torch.export.dynamic_shapes import ShapesCollection
 
 from edgeprune.errors import EdgepruneError, ModelNotSupported, UsageError
 from edgeprune.graph.arguments import as_inputs, require_module
+from edgeprune.graph.assigned import assigned_buffers, mend_assignments_
 from edgeprune.graph.comparison import (
     compare,
     eager,
@@ -204,9 +205,13 @@ def _first_that_works(
     for dim, way in ways:
         copies = clone(traced)
         try:
-            with quietly():  # a refused attempt prints its graph, and warns of it
+            # A refused attempt prints its graph, and warns of it. A table that forward puts into a
+            # buffer is one without values while torch.export runs.
+            with quietly(), same_buffers(model), assigned_buffers(model) as assigned:
                 shapes = None if dim is None else _shapes(model, given, copies, dim)
-                return _WAYS[way](model, copies, shapes)
+                program = _WAYS[way](model, copies, shapes)
+            mend_assignments_(program, assigned)
+            return program
         except Exception as error:  # torch.export raises anything, user code included
             failures.append(f"{way}: {_first_lines(error)}")
             cause = error

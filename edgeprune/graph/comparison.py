@@ -142,7 +142,7 @@ def compare(model: nn.Module, module: CapturedModule, inputs: Inputs, trial: Tri
 def _compared(model: nn.Module, module: CapturedModule, trial: Trial, name: str) -> Facts:
     """Require what eager gives; the facts that the run saw."""
     copies = clone(trial.inputs)
-    with same_buffers(model):
+    with same_buffers(module):
         got, facts = observe(module, copies.args, copies.kwargs)
     try:
         _require_same(trial.expected, list(got), name, type(model).__name__)

@@ -1,10 +1,10 @@
-"""Tables that forward makes out of nothing: identity matrices, kernels written element by element.
+"""Tables that forward makes out of nothing: identities, kernels, frequencies, position encodings.
 
 A layer that adds the identity to a learned matrix (T-Nets of point clouds, RepVGG fused while it
-runs) has rows and columns that are channels. In the graph the identity is made by operators with
-fixed sizes and numbers (`eye(8)`, `k = zeros(8, 8, 3, 3); k[j, j, 1, 1] = 1`), which cannot lose a
-row. It depends on no input and on no weight, so it is computed once and becomes a table of the
-module, which can.
+runs), or multiplies by frequencies (sines of positions and times), has rows and columns that are
+channels. In the graph these are made by operators with fixed sizes and numbers (`eye(8)`, `k =
+zeros(8, 8, 3, 3); k[j, j, 1, 1] = 1`, `arange(8) / 8`), which cannot lose a row. They depend on no
+input and on no weight, so they are computed once and become tables of the module, which can.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ aten = torch.ops.aten
 
 # In elements: 4 MiB of float32. A table is written into every file of the model.
 _LARGEST = 2**20
+# Of all tables together that are neither identities nor were written into: masks are among them.
+_ALL = 2**20
 # Values with a place of their own for every row.
 _IDENTITIES = (aten.eye.default, aten.eye.m, aten.one_hot.default)
 # What these make has the sizes of their first argument, and none of its values.
@@ -35,18 +37,21 @@ _SIZED_LIKE = (
 )
 
 
-def hold_constants_(module: fx.GraphModule) -> None:
-    """Make identities, and what is written into before anything else reads it, tables (in place).
+def hold_constants_(module: fx.GraphModule) -> tuple[str, ...]:
+    """Make what is computed of nothing tables of the module (in place); their names.
 
-    Only floating values that are finite and not everywhere the same: a mask or a fill has rules of
-    its own. Large ones (above 2**20 elements and the largest parameter) stay as they are. Each call
+    Only floating values that are finite and not everywhere the same: a fill has rules of its own.
+    What would make the files large stays as it is: identities and values that were written into
+    above 2**20 elements and the largest parameter, others above 2**20 elements in all. Each call
     gets a copy: forward may write into what it made, and must find it fresh the next time.
     """
     found = _Constants(module, storages(module.graph), _largest(module))
     for node in module.graph.nodes:
         found.meet(node)
+    names = []
     for made, reader in found.tables().items():
         name = f"{made.name}_table"
+        names.append(name)
         value = found.values[made]
         module.register_buffer(name, value.clone().contiguous(), persistent=False)
         with module.graph.inserting_before(reader):
@@ -55,6 +60,7 @@ def hold_constants_(module: fx.GraphModule) -> None:
         table.meta, fresh.meta = dict(made.meta), dict(made.meta)
         made.replace_all_uses_with(fresh, delete_user_cb=lambda user: user not in found.values)
     found.drop_unread_()
+    return tuple(names)
 
 
 def _largest(module: fx.GraphModule) -> int:
@@ -90,14 +96,17 @@ class _Constants:
 
     def tables(self) -> dict[fx.Node, fx.Node]:
         """The constants to hold, each with the first node that reads it."""
-        return {
-            made: reader
-            for storage, readers in self.read.items()
+        found, left = {}, _ALL
+        for storage, readers in self.read.items():
             # Two parts of one storage would be two tables: writing one must show in the other.
-            if not (storage in self.late and len(readers) > 1)
-            for made, reader in readers.items()
-            if self._is_table(made)
-        }
+            if storage in self.late and len(readers) > 1:
+                continue
+            for made, reader in readers.items():
+                size = 0 if storage in self.own_places else self.values[made].numel()
+                if _is_table(self.values[made]) and size <= left:
+                    found[made] = reader
+                    left -= size
+        return found
 
     def drop_unread_(self) -> None:
         """Erase the constants that nothing reads any more, and what was written into them."""
@@ -158,12 +167,11 @@ class _Constants:
             self.own_places.add(self.storage[node])
         self.own_places.update(self.storage[into] for into in written(node))
 
-    def _is_table(self, made: fx.Node) -> bool:
-        value = self.values[made]
-        return (
-            self.storage[made] in self.own_places
-            and value.is_floating_point()
-            and value.dim() > 0
-            and bool(value.isfinite().all())
-            and bool((value != value.flatten()[:1]).any())
-        )
+
+def _is_table(value: torch.Tensor) -> bool:
+    return (
+        value.is_floating_point()
+        and value.dim() > 0
+        and bool(value.isfinite().all())
+        and bool((value != value.flatten()[:1]).any())
+    )

@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from edgeprune.errors import ModelNotSupported
+from edgeprune.graph.aliases import storages, written
 from edgeprune.graph.constants import hold_constants_
 from edgeprune.graph.inline import inline_regions
 from edgeprune.graph.module import (
@@ -21,6 +22,7 @@ from edgeprune.graph.module import (
     add_training_flags,
     attribute,
     drop_unread,
+    set_tensor,
     trains,
 )
 from edgeprune.graph.provenance import module_path
@@ -85,6 +87,16 @@ def _drop_replaced_caches_(module: fx.GraphModule) -> None:
             module.graph.erase_node(buffer)
 
 
+def _own_what_is_written_(module: fx.GraphModule) -> None:
+    """Copy the buffers that the graph writes in place: the user's model keeps its own as it is."""
+    root = storages(module.graph)
+    roots = {root[into] for node in module.graph.nodes for into in written(node)}
+    for name in {str(node.target) for node in roots if node.op == "get_attr"}:
+        buffer = attribute(module, name)
+        if isinstance(buffer, torch.Tensor) and not isinstance(buffer, nn.Parameter):
+            set_tensor(module, name, buffer.clone())
+
+
 def _drop_empty_parts_(module: fx.GraphModule) -> None:
     """Leave out of a concatenation what has no elements: class tokens of which there are none.
 
@@ -124,11 +136,13 @@ def as_captured(module: fx.GraphModule, original: nn.Module | None) -> CapturedM
         else:
             node.meta["module"] = module_path(node)
     _drop_replaced_caches_(module)
-    hold_constants_(module)
+    _own_what_is_written_(module)
+    tables = hold_constants_(module)
     _drop_empty_parts_(module)
     unstack(module.graph)
     captured = CapturedModule(module, module.graph)
     captured.training = False
+    captured.tables = tables
     drop_unread(captured)
     add_training_flags(captured, original)
     captured.recompile()

@@ -8,7 +8,7 @@ work, for the whole model and for a part of it (`model.features.eval()` freezes 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import fx, nn
@@ -42,7 +42,9 @@ _STATE = (
     "training",
 )
 
+# Kept in `meta`: copies of a graph module keep nothing else.
 _FIXED_BATCH = "edgeprune.fixed_batch"
+_TABLES = "edgeprune.tables"
 
 
 class CapturedModule(fx.GraphModule):
@@ -82,7 +84,29 @@ class CapturedModule(fx.GraphModule):
 
     @fixed_batch.setter
     def fixed_batch(self, is_fixed: bool) -> None:
-        self.meta[_FIXED_BATCH] = is_fixed  # copies of a graph module keep nothing else
+        self.meta[_FIXED_BATCH] = is_fixed
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Buffers that hold what forward computes of nothing (see `graph.constants`)."""
+        return tuple(self.meta.get(_TABLES, ()))
+
+    @tables.setter
+    def tables(self, names: tuple[str, ...]) -> None:
+        self.meta[_TABLES] = names
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """`to`, `half` and the like; a table stays in the dtype it was made in if it would lose.
+
+        Forward makes its frequencies in float32 whatever dtype the weights have.
+        """
+        before = {name: self._buffers[name] for name in self.tables if name in self._buffers}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, made in before.items():
+            now = self._buffers[name]
+            if made is not None and now is not None and not torch.equal(now.to(made), made):
+                self._buffers[name] = made.to(now.device)
+        return self
 
 
 def _restored(text: str, specs: Specs, state: dict[str, object]) -> CapturedModule:

@@ -42,7 +42,9 @@ def load(bundle: Path | str) -> nn.Module:
         if node.op == "get_attr":
             _require_attribute(root, str(node.target), folder)
     keep_only_provenance(graph)
-    return CapturedModule(root, graph).eval()
+    module = CapturedModule(root, graph)
+    module.tables = tuple(str(name) for name in kinds.get("tables", []) if name in constants)
+    return module.eval()
 
 
 def save(module: CapturedModule, folder: Path) -> None:
@@ -56,6 +58,7 @@ def save(module: CapturedModule, folder: Path) -> None:
         "parameters": [name for name, value in state.items() if isinstance(value, nn.Parameter)],
         "frozen": frozen,
         "ties": [[a, b] for a, b in _ties(state)],
+        "tables": list(module.tables),
     }
     # One entry: safetensors writes several in an order that changes from process to process, and
     # the same model should be the same file.

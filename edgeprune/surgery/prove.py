@@ -16,6 +16,7 @@ from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.inputs import Inputs, clone, resize_batch, vary
 from edgeprune.graph.module import CapturedModule
 from edgeprune.planning.plan import Plan
+from edgeprune.recipe.trial import same_buffers
 from edgeprune.surgery.deviation import deviation, first_difference, single_numbers_differ, varies
 from edgeprune.surgery.precision import forget, in_float64, inputs_in_float64
 from edgeprune.surgery.sabotage import Sabotage, sabotage
@@ -247,7 +248,7 @@ class _Trial:
         """Flat outputs of any model that takes the same inputs; none where it cannot run."""
         copies = clone(self.inputs)
         try:
-            with torch.no_grad(), self.created_alike():
+            with torch.no_grad(), self.created_alike(), same_buffers(model):
                 result = model(*copies.args, **copies.kwargs)
         except (RuntimeError, IndexError, ValueError):
             # A baked size: deviation() takes missing outputs for an infinite error.

@@ -22,6 +22,7 @@ from edgeprune.graph.inputs import Inputs
 from edgeprune.graph.module import CapturedModule, flat_inputs
 from edgeprune.graph.rules.normalisation import GROUP_NORM, LAYER_NORM
 from edgeprune.graph.trace import Edge
+from edgeprune.recipe.trial import same_buffers
 
 aten = torch.ops.aten
 
@@ -66,9 +67,9 @@ class Silencer(fx.Interpreter):
         return getattr(self, n.op)(n.target, tuple(operands), kwargs)
 
     def outputs(self, inputs: Inputs) -> tuple[object, ...]:
-        """Flat outputs for `inputs`."""
+        """Flat outputs for `inputs`; what the graph writes into its buffers is put back."""
         module = cast(CapturedModule, self.module)
-        with torch.no_grad():
+        with torch.no_grad(), same_buffers(module):
             flat = flat_inputs(module, inputs.args, inputs.kwargs)
             return tuple(self.run(*flat, enable_io_processing=False))
 

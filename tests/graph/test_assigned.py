@@ -1,0 +1,132 @@
+"""Buffers that forward fills or counts up: the graph does as eager, the user's model stays."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_nets import image, noise
+from torch import nn
+
+from edgeprune.graph.capture import capture
+from edgeprune.surgery.prune import prune
+
+
+class Caching(nn.Module):
+    """A table that forward makes once, in one of the ways that people write it."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+        self.a, self.norm, self.b = nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)
+        self.register_buffer("nothing", None)
+        self.register_buffer("table", None, persistent=False)
+        self.register_buffer("shift", torch.linspace(-1, 1, 16))
+        self.kept = {}
+
+    def made(self, width):
+        """The table, by `way`."""
+        match self.way:
+            case "a buffer":
+                if self.table is None:
+                    self.table = torch.linspace(0.5, 1.5, width)
+                return self.table
+            case "a registered buffer":
+                if self.table is None:
+                    self.register_buffer("table", torch.linspace(0.5, 1.5, width), persistent=False)
+                return self.table
+            case "a dict":
+                return self.kept.setdefault(width, torch.linspace(0.5, 1.5, width))
+        return torch.linspace(0.5, 1.5, width)
+
+    def forward(self, x):
+        y = self.norm(self.a(x)).relu()
+        return self.b(y * self.made(y.shape[1]) + self.shift)
+
+
+@pytest.mark.parametrize("way", ["a buffer", "a registered buffer", "a dict", "nothing kept"])
+def test_a_table_that_forward_keeps_goes_nowhere_else(way):
+    """Widths go, every call gives what eager gives; no other buffer and no input is written.
+
+    torch.export numbers buffers by those that are None too, and copies the table into another one.
+    """
+    model = Caching(way).eval()
+    x = noise(3, 4)
+    given = x.clone()
+    pruned = prune(model, (x,), keep_fraction=0.5)
+
+    assert pruned.proof.outcome == "proved"
+    assert pruned.model.get_parameter("a.weight").shape == (8, 4)
+    assert model.table is None
+    dense = pruned.analysis.captured.module
+    expected = Caching(way).eval()
+    expected.load_state_dict(model.state_dict())
+    for _ in range(3):
+        assert torch.allclose(dense(x), expected(x), atol=1e-5)
+    assert torch.equal(x, given)
+    assert not any(leaf.is_floating_point() and leaf.isnan().any() for leaf in model.buffers())
+
+
+class Counting(nn.Module):
+    """A state that every call moves, and that the output shows."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.register_buffer("nothing", None)
+        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("sums", torch.zeros(3))
+
+    def forward(self, x):
+        self.steps = self.steps + 1
+        y = self.b(self.a(x).relu())
+        self.sums += y.mean(0)
+        return y * self.steps + self.sums
+
+
+def test_a_state_moves_with_the_calls_of_its_own_model_alone():
+    """Analysis, surgery and proof leave it where it was; then each model counts its own calls."""
+    model = Counting().eval()
+    x = noise(2, 4)
+    pruned = prune(model, (x,), keep_fraction=0.5)
+    dense = pruned.analysis.captured.module
+
+    assert pruned.proof.outcome == "proved"
+    for one in (model, dense, pruned.model):
+        assert one.get_buffer("steps") == 0
+        assert not one.get_buffer("sums").any()
+    for step in range(1, 4):
+        assert torch.allclose(dense(x), model(x), atol=1e-5)
+        pruned.model(x)
+        assert all(one.get_buffer("steps") == step for one in (model, dense, pruned.model))
+
+
+def test_frequencies_that_forward_makes_lose_what_reads_them():
+    """Sines of positions computed at every call: their width goes with that of the tokens."""
+
+    class Encoded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Linear(8, 8), nn.Linear(8, 4)
+
+        def forward(self, x):
+            y = self.a(x).flatten(2).transpose(1, 2)
+            by = 100.0 ** (-torch.arange(0, 8, 2) / 8)
+            angles = torch.arange(y.shape[1])[:, None] * by
+            y = y + torch.stack((angles.sin(), angles.cos()), -1).flatten(1)
+            return self.c(self.b(y).relu().mean(1))
+
+    pruned = prune(Encoded().eval(), (image(2, size=4),), keep_fraction=0.5)
+
+    assert pruned.proof.outcome == "proved"
+    assert pruned.model.get_parameter("a.weight").shape[0] == 4
+
+
+def test_what_forward_makes_keeps_its_precision():
+    """Frequencies in float32 stay so in a model of half precision; in float64 they are wider."""
+    module = capture(Caching("nothing kept").eval(), (noise(2, 4),)).module
+    (name,) = module.tables
+    made = module.get_buffer(name).clone()
+
+    assert module.double().get_buffer(name).dtype == torch.float64
+    assert torch.equal(module.half().get_buffer(name), made.double())
+    assert module.get_buffer("shift").dtype == torch.float16
