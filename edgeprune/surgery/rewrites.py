@@ -99,7 +99,8 @@ def cut(op: Operation, node: fx.Node) -> None:
         node.args, node.kwargs = (node.args[0],), {}
         return
     positions = op.sources(node, dim)
-    start = int(positions[0])
+    # A slice may be empty: the heads behind the last one, of which a model has none.
+    start = int(positions[0]) if len(positions) else 0
     if torch.equal(positions, torch.arange(start, start + len(positions))):
         node.target = aten.slice.Tensor
         node.args = (node.args[0], dim, start, start + len(positions))

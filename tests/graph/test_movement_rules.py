@@ -171,6 +171,14 @@ def test_slices_follow_what_survives(cut):
     assert partner(pruned.analysis, positions[1]) == (1,)
 
 
+def test_a_slice_of_nothing_stays_one():
+    """What lies behind the last position (heads that are not there) is empty in any width."""
+    pruned_like_silenced(
+        between(lambda y: torch.cat((y[:, 8:], y, y[:, :0] * 2), 1) + y[:, 8:].sum(1, True)),
+        image(),
+    )
+
+
 def test_narrow_is_a_slice():
     """narrow(1, 2, 5): channel 4 is heard at 2."""
     model = between(lambda y: y.narrow(1, 2, 5), 8, 5)

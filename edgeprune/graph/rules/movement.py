@@ -275,6 +275,16 @@ def expand_as(t: Trace, x: Value, other: Value) -> Value:
     return t.meet(x, other, reason="takes the shape of a value that cannot shrink with it")
 
 
+@rule(aten.broadcast_tensors.default)
+def broadcast_tensors(t: Trace, tensors: Sequence[Value]) -> tuple[Value, ...]:
+    """All in the shape that they have together: what follows another's size meets it.
+
+    x (2, 1, 8) and y (2, 4, 1): both results (2, 4, 8) carry y's labels of dim 1 and x's of dim 2.
+    """
+    together = t.meet(*tensors, reason="takes the shape of a value that cannot shrink with it")
+    return (together,) * len(tensors)
+
+
 def _is_symbolic(written: object, dim: int) -> bool:
     return isinstance(written, list | tuple) and isinstance(written[dim], fx.Node)
 
