@@ -9,6 +9,7 @@ EdgepruneError
 │   └── PlanError             a plan that does not fit, or asks for what cannot be
 ├── BudgetNotMet          1   the budget is out of reach, whatever is removed
 ├── ModelNotSupported     4   torch.export cannot take the model, or what it took differs from eager
+│   ├── DrawsNumbers          in eval mode it gives other outputs for the same inputs
 │   └── NothingToRemove       every unit is pinned: there is no group
 ├── EnvironmentFailed     5   device, disk, a missing package
 └── InternalError        70   our bug
@@ -73,6 +74,10 @@ class ModelNotSupported(EdgepruneError):
     """The model cannot be captured, or the captured graph does not compute what eager does."""
 
     exit_code: ClassVar[int] = 4
+
+
+class DrawsNumbers(ModelNotSupported):
+    """The model itself gives other outputs for the same inputs: no graph is to blame."""
 
 
 class NothingToRemove(ModelNotSupported, PlanError):

@@ -1,9 +1,10 @@
-"""Buffers that forward assigns while torch.export runs: what export makes of them is put right.
+"""Buffers that forward assigns while torch.export runs: each new value is written into its buffer.
 
-For every assigned buffer of the outermost module, export appends a `copy_` of the new value into
-the buffer. It finds the buffer by its number among all of them, and counts those that are None
-(a cache that is not filled yet): the copy goes into another buffer, or into an input of the user's
-(torch 2.14, `torch/export/_trace.py`, `buffer_input_names`).
+`self.steps = self.steps + 1` puts another tensor in the place of the buffer. torch.export drops
+that in submodules. In the outermost module it appends a `copy_`, and finds the buffer by its number
+among all of them, those that are None (a cache that is not filled yet) counted too: the copy goes
+into another buffer, or into an input of the user's (torch 2.14, `torch/export/_trace.py`,
+`buffer_input_names`).
 """
 
 from __future__ import annotations
@@ -23,41 +24,50 @@ _APPENDED = "copy__default"
 
 
 @contextlib.contextmanager
-def assigned_buffers(model: nn.Module) -> Iterator[dict[str, bool]]:
-    """Meanwhile, buffers of `model` itself that forward assigns, in order: whether there was one.
+def assigned_buffers(model: nn.Module, names: set[str]) -> Iterator[None]:
+    """Meanwhile, a buffer that forward assigns is written in place at the end of the call.
 
-    {"steps": True, "cache": False}: `steps` got another value, `cache` was None or not there.
+    One of another size, or one that was None, is not: its value is made in the graph, at every
+    call. `names` gets all that were assigned ("encoder.steps").
     """
-    before = dict(model._buffers)
-    found: dict[str, bool] = {}
+    # While it is traced, a module may be a stand-in that shares the buffers of the real one.
+    paths = {id(part._buffers): path for path, part in model.named_modules()}
+    before: dict[tuple[int, str], tuple[dict[str, torch.Tensor | None], torch.Tensor | None]] = {}
 
     def note(module: nn.Module, name: str, _: object) -> None:
-        if module._buffers is model._buffers:
-            found.setdefault(name, before.get(name) is not None)
+        key = id(module._buffers)
+        if key in paths:
+            names.add(f"{paths[key]}.{name}".removeprefix("."))
+            before.setdefault((key, name), (module._buffers, module._buffers.get(name)))
 
-    hook = register_module_buffer_registration_hook(note)
+    def settle(*call: object) -> None:
+        for (_, name), (buffers, old) in before.items():
+            new = buffers.get(name)
+            if old is None or new is None or new is old:
+                continue
+            if _alike(old, new):
+                old.copy_(new)
+            buffers[name] = old
+        before.clear()
+
+    hooks = register_module_buffer_registration_hook(note), model.register_forward_hook(settle)
     try:
-        yield found
+        yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
-def mend_assignments_(program: ExportedProgram, assigned: dict[str, bool]) -> None:
-    """Let every appended copy go into its own buffer; without one it is left out (in place).
+def _alike(old: torch.Tensor, new: torch.Tensor) -> bool:
+    """Whether they have one dtype and shape; a size that is no number is another one."""
+    sizes = list(new.shape)
+    known = all(isinstance(size, int) for size in sizes)
+    return known and sizes == list(old.shape) and new.dtype == old.dtype
 
-    What forward makes for a buffer that was None is made in the graph, at every call.
-    """
-    graph = program.graph
-    signature = program.graph_signature
-    by_buffer = {buffer: node for node, buffer in signature.inputs_to_buffers.items()}
-    nodes = {node.name: node for node in graph.nodes if node.op == "placeholder"}
-    copies = [node for node in graph.nodes if node.name.startswith(_APPENDED)]
-    copies = [node for node in copies if node.target is aten.copy_.default]
-    if not copies:
-        return
-    for node, (name, was_there) in zip(copies, assigned.items(), strict=True):
-        if was_there:
-            node.update_arg(0, nodes[by_buffer[name]])
-        else:
-            graph.erase_node(node)
+
+def drop_appended_copies_(program: ExportedProgram) -> None:
+    """Erase what export appends for assigned buffers: `assigned_buffers` wrote them already."""
+    for node in list(program.graph.nodes):
+        if node.target is aten.copy_.default and node.name.startswith(_APPENDED):
+            program.graph.erase_node(node)
     program.graph_module.recompile()

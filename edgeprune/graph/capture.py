@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,12 +17,13 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 from torch.export.dynamic_shapes import ShapesCollection
 
-from edgeprune.errors import EdgepruneError, ModelNotSupported, UsageError
+from edgeprune.errors import DrawsNumbers, EdgepruneError, ModelNotSupported, UsageError
 from edgeprune.graph.arguments import as_inputs, require_module
-from edgeprune.graph.assigned import assigned_buffers, mend_assignments_
+from edgeprune.graph.assigned import assigned_buffers, drop_appended_copies_
 from edgeprune.graph.comparison import (
     compare,
     eager,
+    require_same_state,
     several_samples,
     takes,
     takes_another_batch,
@@ -91,17 +92,22 @@ def capture(
         )
     # A draft draws numbers; the user's sequence of them goes on as if nothing had been.
     with _eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        assigned: set[str] = set()
         trial = several_samples(model, given) if dynamic_batch else None
         outputs = _outputs(model, given) if trial is None else trial.expected
         left_out = foreign(model, outputs)
         with known_outputs(model) if left_out else contextlib.nullcontext():
-            program, is_dynamic = _export(model, given, trial is not None)
+            program, is_dynamic = _export(model, given, trial is not None, assigned)
         inputs = grow_batch(given) if is_dynamic else given
         module = as_captured(program.module(check_guards=False), model)
         assumed = assumptions(program)
         lost = (*assumed, *left_out, *_lost(model, module, dynamic_batch and not is_dynamic))
         try:
             facts = compare(model, module, inputs, trial if is_dynamic else None)
+            if assigned:
+                require_same_state(model, module, inputs, assigned)
+        except DrawsNumbers:
+            raise
         except ModelNotSupported as error:
             if assumed:
                 raise other_way(assumed, "other outputs than eager's") from error
@@ -176,28 +182,36 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _export(model: nn.Module, given: Inputs, dynamic_batch: bool) -> tuple[ExportedProgram, bool]:
+def _export(
+    model: nn.Module, given: Inputs, dynamic_batch: bool, assigned: set[str]
+) -> tuple[ExportedProgram, bool]:
     """Export non-strict, then strict, then a draft; with a dynamic batch if the model allows it.
 
     A dynamic batch is traced with one sample more than the run that is compared with eager has:
     what export bakes in is right for the traced batch alone. A fixed batch is the example's own.
+    `assigned` gets the names of the buffers that forward assigned meanwhile.
     """
     if dynamic_batch:
         traced = resize_batch(given, max(given.batch_size or 0, 2) + 1)
         ways = [(Dim.DYNAMIC, _NON_STRICT), *((Dim.AUTO, way) for way in _WAYS)]
-        found = _first_that_works(model, given, traced, ways)
+        found = _first_that_works(model, given, traced, ways, assigned)
         if isinstance(found, ExportedProgram) and is_dynamic(found):
             return found, True
         if isinstance(found, ModelNotSupported) and takes(model, traced):
             raise found
-    found = _first_that_works(model, given, given, [(None, way) for way in _WAYS])
+    fixed = [(None, way) for way in _WAYS]
+    found = _first_that_works(model, given, given, fixed, assigned)
     if isinstance(found, ModelNotSupported):
         raise found
     return found, False
 
 
 def _first_that_works(
-    model: nn.Module, given: Inputs, traced: Inputs, ways: list[tuple[object, str]]
+    model: nn.Module,
+    given: Inputs,
+    traced: Inputs,
+    ways: Sequence[tuple[object, str]],
+    assigned: set[str],
 ) -> ExportedProgram | ModelNotSupported:
     """The program of the first way to export that works at `traced`, or why none does."""
     failures: list[str] = []
@@ -207,10 +221,13 @@ def _first_that_works(
         try:
             # A refused attempt prints its graph, and warns of it. A table that forward puts into a
             # buffer is one without values while torch.export runs.
-            with quietly(), same_buffers(model), assigned_buffers(model) as assigned:
+            watched = way != _STRICT
+            watch = assigned_buffers(model, assigned) if watched else contextlib.nullcontext()
+            with quietly(), same_buffers(model), watch:
                 shapes = None if dim is None else _shapes(model, given, copies, dim)
                 program = _WAYS[way](model, copies, shapes)
-            mend_assignments_(program, assigned)
+            if watched:
+                drop_appended_copies_(program)
             return program
         except Exception as error:  # torch.export raises anything, user code included
             failures.append(f"{way}: {_first_lines(error)}")
@@ -260,10 +277,10 @@ def _exported(model: nn.Module, inputs: Inputs, shapes: Shapes, *, strict: bool)
     )
 
 
-_NON_STRICT = "non-strict"
+_NON_STRICT, _STRICT = "non-strict", "strict"
 _WAYS: dict[str, Callable[[nn.Module, Inputs, Shapes], ExportedProgram]] = {
     _NON_STRICT: functools.partial(_exported, strict=False),
-    "strict": functools.partial(_exported, strict=True),
+    _STRICT: functools.partial(_exported, strict=True),
     "draft": draft,
 }
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils import _pytree as pytree
 
-from edgeprune.errors import ModelNotSupported
+from edgeprune.errors import DrawsNumbers, ModelNotSupported
 from edgeprune.graph.inputs import (
     Inputs,
     clone,
@@ -152,6 +152,29 @@ def _compared(model: nn.Module, module: CapturedModule, trial: Trial, name: str)
     return facts
 
 
+def require_same_state(
+    model: nn.Module, module: CapturedModule, inputs: Inputs, assigned: set[str]
+) -> None:
+    """Require eager's outputs of a second call too, which finds what the first left in buffers."""
+    seconds = []
+    for runs in (model, module):
+        with same_buffers(runs):
+            for _ in range(2):
+                given = clone(inputs)
+                outputs = pytree.tree_leaves(runs(*given.args, **given.kwargs))
+        seconds.append([one for one in outputs if isinstance(one, torch.Tensor)])
+    for want, have in zip(*seconds, strict=True):
+        error = relative_error(want, have) if want.shape == have.shape else float("inf")
+        if not error <= _TOLERANCE:
+            where = ", ".join(sorted(assigned))
+            raise ModelNotSupported(
+                f"capture at {type(model).__name__}, {where}: expected a second call to give what "
+                f"eager gives, got an error of {error:.3g}. The model keeps something from call "
+                "to call that no graph holds: take it as an input, and return it.",
+                where=where,
+            )
+
+
 def _require_repeats(model: nn.Module, trial: Trial) -> None:
     """Blame no graph for a model that differs from itself."""
     again = eager(model, trial.inputs)
@@ -159,11 +182,11 @@ def _require_repeats(model: nn.Module, trial: Trial) -> None:
         if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
             continue
         if one.shape != other.shape or relative_error(one, other) > _TOLERANCE:
-            raise ModelNotSupported(
+            raise DrawsNumbers(
                 f"capture at {type(model).__name__}, output {index}: expected the same outputs for "
                 f"the same inputs, got others in a second run of eager (shapes {tuple(one.shape)} "
-                f"and {tuple(other.shape)}). It draws random numbers in eval mode: let it draw "
-                "none, or take them as an input."
+                f"and {tuple(other.shape)}). It draws random numbers in eval mode, or keeps "
+                "something from call to call: let it do neither, or take that as an input."
             )
 
 

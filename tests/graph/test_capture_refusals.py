@@ -131,6 +131,17 @@ def test_noise_in_eval_is_refused():
         capture(model, (noise(2, 4),))
 
 
+def test_noise_beside_control_flow_is_told_as_noise():
+    """A draft takes the `if` for granted; what differs is the noise, and that is what is said."""
+
+    def run(m, x):
+        y = m.a(x) + torch.randn(x.shape[0], 3)
+        return y if bool(x.sum() < 1e9) else -y
+
+    with pytest.raises(ModelNotSupported, match="draws random numbers in eval mode"):
+        capture(net(run, a=nn.Linear(4, 3)), (noise(2, 4),))
+
+
 def test_a_random_size_in_eval_is_not_called_baked():
     """A model that draws how long its output is: eager differs from itself, so it is to blame."""
 
