@@ -40,7 +40,7 @@ def assigned_buffers(model: nn.Module, names: set[str]) -> Iterator[None]:
             names.add(f"{paths[key]}.{name}".removeprefix("."))
             before.setdefault((key, name), (module._buffers, module._buffers.get(name)))
 
-    def settle(*call: object) -> None:
+    def settle(*_call: object) -> None:
         for (_, name), (buffers, old) in before.items():
             new = buffers.get(name)
             if old is None or new is None or new is old:

@@ -10,9 +10,10 @@ input and on no weight, so they are computed once and become tables of the modul
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import fx
@@ -22,6 +23,8 @@ from edgeprune.graph.aliases import storages, written
 from edgeprune.graph.module import attribute
 
 aten = torch.ops.aten
+
+Constant: TypeAlias = "torch.Tensor | tuple[torch.Tensor, ...]"
 
 # In elements: 4 MiB of float32. A table is written into every file of the model.
 _LARGEST = 2**20
@@ -52,7 +55,7 @@ def hold_constants_(module: fx.GraphModule) -> tuple[str, ...]:
     for made, reader in found.tables().items():
         name = f"{made.name}_table"
         names.append(name)
-        value = found.values[made]
+        value = cast(torch.Tensor, found.values[made])
         module.register_buffer(name, value.clone().contiguous(), persistent=False)
         with module.graph.inserting_before(reader):
             table = module.graph.create_node("get_attr", name)
@@ -73,7 +76,7 @@ class _Constants:
     storage: Mapping[fx.Node, fx.Node]
     largest: int
     # What every constant node computes; writing in place shows in all that share the storage.
-    values: dict[fx.Node, torch.Tensor] = field(default_factory=dict)
+    values: dict[fx.Node, Constant] = field(default_factory=dict)
     # Storages of identities, of what was written into, and of what is made of them.
     own_places: set[fx.Node] = field(default_factory=set)
     # By storage: the constants that something else reads, with the first to read each.
@@ -84,11 +87,9 @@ class _Constants:
     def meet(self, node: fx.Node) -> None:
         """Take the next node of the graph: a constant is computed, any other reads constants."""
         if self._is_constant(node):
-            value = self._value(node)
-            if isinstance(value, torch.Tensor):
-                self.values[node] = value
-                self._note_places(node)
-                return
+            self.values[node] = self._value(node)
+            self._note_places(node)
+            return
         for source in node.all_input_nodes:
             if source in self.values:
                 self.read.setdefault(self.storage[source], {}).setdefault(source, node)
@@ -102,8 +103,11 @@ class _Constants:
             if storage in self.late and len(readers) > 1:
                 continue
             for made, reader in readers.items():
-                size = 0 if storage in self.own_places else self.values[made].numel()
-                if _is_table(self.values[made]) and size <= left:
+                value = self.values[made]
+                if not isinstance(value, torch.Tensor) or not _is_table(value):
+                    continue
+                size = 0 if storage in self.own_places else value.numel()
+                if size <= left:
                     found[made] = reader
                     left -= size
         return found
@@ -122,22 +126,30 @@ class _Constants:
                 self.module.graph.erase_node(node)
 
     def _is_constant(self, node: fx.Node) -> bool:
+        sources = node.all_input_nodes
+        known = all(s in self.values and self.storage[s] not in self.late for s in sources)
+        if node.target is operator.getitem:
+            return known
         if not isinstance(node.target, OpOverload) or node.target.namespace != "aten":
             return False
         if torch.Tag.nondeterministic_seeded in node.target.tags or not self._is_small(node):
             return False
         if any(self.storage[into] in self.read for into in written(node)):
             return False
-        if self._is_sized_like_attribute(node) or self._is_literal(node):
-            return True
-        sources = node.all_input_nodes
-        return all(s in self.values and self.storage[s] not in self.late for s in sources)
+        return known or self._is_sized_like_attribute(node) or self._is_literal(node)
 
     def _is_small(self, node: fx.Node) -> bool:
-        shape = getattr(node.meta.get("val"), "shape", None)
-        if shape is None or not all(isinstance(size, int) for size in shape):
-            return False
-        return math.prod(int(size) for size in shape) <= self.largest
+        """Whether it gives tensors whose sizes are numbers, and not too large."""
+        value = node.meta.get("val")
+        parts = value if isinstance(value, list | tuple) else [value]
+        for part in parts:
+            if not isinstance(part, torch.Tensor):
+                return False
+            sizes: list[object] = list(part.shape)
+            numbers = [size for size in sizes if isinstance(size, int)]
+            if len(numbers) < len(sizes) or math.prod(numbers) > self.largest:
+                return False
+        return True
 
     def _is_sized_like_attribute(self, node: fx.Node) -> bool:
         return node.target in _SIZED_LIKE and [s.op for s in node.all_input_nodes] == ["get_attr"]
@@ -151,15 +163,15 @@ class _Constants:
             and not isinstance(attribute(self.module, str(sources[0].target)), torch.nn.Parameter)
         )
 
-    def _value(self, node: fx.Node) -> object:
-        def real(source: fx.Node) -> torch.Tensor:
+    def _value(self, node: fx.Node) -> Constant:
+        def real(source: fx.Node) -> Constant:
             if source in self.values:
                 return self.values[source]
             return cast(torch.Tensor, attribute(self.module, str(source.target)))
 
         args, kwargs = fx.map_arg((node.args, node.kwargs), real)
         with torch.no_grad():
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+            return node.target(*args, **kwargs)  # type: ignore[operator, no-any-return]
 
     def _note_places(self, node: fx.Node) -> None:
         made_of = {self.storage[source] for source in node.all_input_nodes}

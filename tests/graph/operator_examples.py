@@ -379,6 +379,7 @@ _CHANNELS = F(2, 4, 3, 3), F(6, 4, 3, 3), F(2, 36, 3, 3), F(2, 18, 3, 3), F(6)
 call("torchvision::deform_conv2d", *_CHANNELS, *_STEPS, 1, 2, True)
 _CHANNELS = F(2, 4, 3, 3), F(6, 2, 3, 3), F(2, 18, 3, 3), F(2, 9, 3, 3), F(6)
 call("torchvision::deform_conv2d", *_CHANNELS, *_STEPS, 2, 1, True)
+call("col2im", F(2, 12, 4), [3, 3], [2, 2], [1, 1], [0, 0], [1, 1])
 call("im2col", F(2, 4, 3, 4), [2, 2], [1, 1], [0, 0], [1, 1])
 
 # Recurrent layers and cells: gates of 4 (LSTM), 3 (GRU) and 1 (Elman).

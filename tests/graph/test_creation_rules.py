@@ -51,15 +51,21 @@ def test_zeros_that_nobody_writes_may_go():
     assert ("b.weight", 1, (3,)) in pruned.analysis.unit_of("a.weight", 0, 1).slots
 
 
-def test_positions_counted_in_forward_pin():
-    """arange(8) numbers the channels: removing one would renumber the rest."""
+def test_positions_counted_in_forward_stay_those_of_their_channels():
+    """arange(8) numbers the channels: one that goes does not renumber the rest."""
     for number in (
         lambda y: torch.arange(8.0).view(1, 8, 1, 1),
-        lambda y: torch.arange(y.shape[1]).view(1, -1, 1, 1),
+        lambda y: torch.arange(float(y.shape[1])).view(1, -1, 1, 1),
         lambda y: torch.linspace(0, 1, 8).view(8, 1, 1),
     ):
-        analysis = analyze(between(lambda y, n=number: y * n(y)), (image(),))
-        assert analysis.groups == ()
+        pruned = pruned_like_silenced(between(lambda y, n=number: y * n(y)), image())
+        assert pruned.model.a.weight.shape[0] == 4
+
+
+def test_whole_numbers_counted_in_forward_pin():
+    """They may be places to read at, and these are not the channels' own: as in tables of them."""
+    analysis = analyze(between(lambda y: y * torch.arange(8).view(1, 8, 1, 1)), (image(),))
+    assert analysis.groups == ()
 
 
 def test_a_constant_held_as_an_attribute_shrinks():

@@ -40,9 +40,6 @@ def columns(pruned, parameter):
 
 # Each takes scores (B, 4, S, S) and gives weights of which no single head can go.
 FIXED_HEADS = {
-    "slopes counted in forward": lambda s, z: (
-        s + (2.0 ** -torch.arange(1.0, 5.0)).view(-1, 1, 1) * torch.arange(5.0)
-    ).softmax(-1),
     "softmax over heads": lambda s, z: s.softmax(1),
     "a mask for each head as input": lambda s, z: (s + z).softmax(-1),
 }
@@ -69,6 +66,26 @@ def test_heads_that_cannot_go_lose_positions(name):
     mask = torch.zeros(HEAD_DIM).index_fill(0, torch.tensor(outer), 1.0)
     heard = weigh(scores, z) @ (v * mask)
     require_equal(pruned.model(x, z), model.o(heard.transpose(1, 2).flatten(2)))
+
+
+def test_slopes_counted_in_forward_go_with_their_heads():
+    """ALiBi from arange: the head that stays keeps the slope that was its own."""
+
+    def run(m, x, kept=slice(None)):
+        slopes = (2.0 ** -torch.arange(1.0, 5.0)).view(-1, 1, 1)
+        scores = heads(m.q(x)) @ heads(m.k(x)).transpose(-2, -1) * 0.5
+        weights = (scores + slopes * torch.arange(5.0)).softmax(-1)
+        heard = torch.zeros(4, 1, 1)
+        heard[kept] = 1.0
+        return m.o((weights @ heads(m.v(x)) * heard).transpose(1, 2).flatten(2))
+
+    model, x = net(run, **layers()), noise(2, 5, 8)
+    pruned = prune(model, (x,), criterion="random")
+    group = next(g for g in pruned.plan.groups if g.kind == "head")
+
+    assert pruned.proof.outcome == "proved"
+    assert len(group.keep) == 2
+    require_equal(pruned.model(x), model(x, list(group.keep)))
 
 
 def test_a_table_counted_in_forward_leaves_the_heads():

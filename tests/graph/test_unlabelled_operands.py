@@ -87,14 +87,13 @@ def test_a_mask_of_size_one_imposes_nothing():
 
 
 @pytest.mark.parametrize("buffer", [True, False])
-def test_a_constant_of_full_size_shrinks_or_pins(buffer):
-    """A buffer has positions of its own and shrinks; numbers counted in forward pin."""
+def test_a_constant_of_full_size_shrinks(buffer):
+    """A buffer has positions of its own; numbers counted in forward become a table that has."""
     scale = (lambda m: m.s) if buffer else (lambda m: torch.arange(1.0, 9.0))
     model = net(
         lambda m, x: m.b(m.a(x) * scale(m)), a=nn.Linear(6, 8), b=nn.Linear(8, 4), s=COUNT + 1
     )
+    pruned = pruned_like_silenced(model, noise(2, 6))
 
-    if buffer:
-        assert pruned_like_silenced(model, noise(2, 6)).model.s.shape == (4,)
-    else:
-        assert analyze(model, (noise(2, 6),)).groups == ()
+    (name,) = ["s"] if buffer else pruned.model.tables
+    assert pruned.model.get_buffer(name).shape == (4,)

@@ -128,6 +128,23 @@ def patches(t: Trace, x: Value, kernel: Sequence[int], *args: object) -> Value:
     return Value(t.shape, tuple(wide))
 
 
+@rule(aten.col2im.default)
+def overlapped(t: Trace, x: Value, size: Sequence[int], kernel: Sequence[int], *_: object) -> Value:
+    """The positions of one kernel are added up in one channel, and go together.
+
+    x (2, 36, 25), kernel (3, 3) -> (2, 4, 7, 7): positions 18-26 are channel 2.
+    """
+    count = kernel[0] * kernel[1]
+    layers = []
+    for layer in channels_beside(t, x, (len(x.shape) - 1,), _WHY):
+        if layer.shape[-2] > 1:
+            split = layer.reshape(*layer.shape[:-2], -1, count)
+            t.tie(split, (split.dim() - 1,), "patches that overlap are added up in one channel")
+            layer = split[..., :1]
+        layers.append(layer.unsqueeze(-1))
+    return Value(t.shape, tuple(layers))
+
+
 def _flat(layer: torch.Tensor) -> torch.Tensor:
     return layer.reshape(*layer.shape[:-2], 1)
 
