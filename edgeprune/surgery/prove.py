@@ -149,13 +149,14 @@ def _judged(
         return _proof("failed", error, change, precision, (), "outputs differ", where)
     if change == 0.0:
         return _proof("no change", error, change, precision, (), "the removed units were dead")
-    tries = _sabotages(trial, plan, removed, kept, seed, held)
+    tries, faint = _sabotages(trial, plan, removed, kept, seed, held)
+    beside = f"; heard too faintly to tell: {', '.join(faint)}" if faint else ""
     if not tries:
-        return _proof("weak", error, change, precision, tries, "no group tried is heard")
+        return _proof("weak", error, change, precision, tries, f"no group tried is heard{beside}")
     missed = ", ".join(f"{t.kind} in {t.group}" for t in tries if not t.detected)
     if missed:
-        return _proof("weak", error, change, precision, tries, f"not told apart: {missed}")
-    why = f"every one of {len(tries)} sabotaged comparisons was told apart"
+        return _proof("weak", error, change, precision, tries, f"not told apart: {missed}{beside}")
+    why = f"every one of {len(tries)} sabotaged comparisons was told apart{beside}"
     return _proof("proved", error, change, precision, tries, why)
 
 
@@ -176,7 +177,7 @@ def _sabotages(
     kept: NDArray[np.bool_],
     seed: int,
     held: contextlib.ExitStack,
-) -> tuple[Sabotage, ...]:
+) -> tuple[tuple[Sabotage, ...], tuple[str, ...]]:
     """In float64: one unit of thousands moves an output by less than 100 float32 tolerances.
 
     On the finest scale on which the honest comparison holds, so that the margin is of the

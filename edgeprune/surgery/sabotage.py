@@ -23,8 +23,9 @@ Kind = Literal["kept unit silenced", "removed unit left loud", "index swapped in
 _GROUPS = 3
 # A unit may be dead (behind a ReLU that never fires); so many are tried before giving up.
 _TRIES = 5
-# Groups that no output hears (a part of a tensor that is never read) are passed over, so many.
-_DEAD_GROUPS = 4
+# Groups that the outputs hardly hear (a part of a tensor that is never read, attention that one
+# token takes whole) are passed over, so many.
+_FAINT_GROUPS = 4
 
 
 class Trial(Protocol):
@@ -69,45 +70,48 @@ def sabotage(
     reference: tuple[object, ...],
     margin: float,
     seed: int,
-) -> tuple[Sabotage, ...]:
+) -> tuple[tuple[Sabotage, ...], tuple[str, ...]]:
     """Three kinds of sabotage in each of up to three groups, spread over the network.
 
-    `margin` is the error that each must reach on some live unit.
+    `margin` is the error that each must reach on some live unit. The second value names groups
+    that were passed over, as all of their removed units together are heard by less.
     """
     candidates = [g for g in trial.analysis.groups if removed[g.name].any()]
     wanted = min(_GROUPS, len(candidates))
     picks = np.unique(np.linspace(0, len(candidates) - 1, wanted).round().astype(int))
-    # The picked groups first, spread over the network; others stand in for groups nobody hears.
+    # The picked groups first, spread over the network; others stand in for faint ones.
     order = [*picks, *(i for i in range(len(candidates)) if i not in picks)]
     generator = np.random.default_rng(seed)
     results: list[Sabotage] = []
     shrunk = trial.shrunk()
-    found = dead = 0
+    faint: list[str] = []
+    found = 0
     for index in order:
-        if found == wanted or dead > _DEAD_GROUPS:
+        if found == wanted or len(faint) > _FAINT_GROUPS:
             break
         group = candidates[index]
         mask = removed[group.name]
         stays = generator.permutation(np.flatnonzero(~mask))
         goes = generator.permutation(np.flatnonzero(mask))
         tries = _in_group(trial, plan, removed, group, stays, goes, shrunk, reference, margin)
-        if not all(one.detected for one in tries) and _is_dead(trial, removed, group, reference):
-            dead += 1
+        told = all(one.detected for one in tries)
+        if not told and _heard_in_all(trial, removed, group, reference) < margin:
+            faint.append(group.name)
             continue
         results += tries
         found += 1
-    return tuple(results)
+    return tuple(results), tuple(faint)
 
 
-def _is_dead(
+def _heard_in_all(
     trial: Trial,
     removed: Mapping[str, NDArray[np.bool_]],
     group: Group,
     reference: tuple[object, ...],
-) -> bool:
-    """Whether no output hears any of the group's removed units: then nothing can be told."""
+) -> float:
+    """How far the outputs move when all of a group's removed units are heard."""
     loud = trial.analysis.kept_labels({**removed, group.name: np.zeros(group.width, dtype=bool)})
-    return deviation(trial.silenced(loud), reference) == 0.0
+    return deviation(trial.silenced(loud), reference)
 
 
 def _in_group(

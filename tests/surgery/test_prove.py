@@ -230,6 +230,29 @@ def test_dead_units_are_no_change():
     assert proof.change == 0.0
 
 
+@pytest.mark.parametrize("faintly", [1e-14, 0.0])
+def test_a_group_that_outputs_hardly_hear_is_named_and_others_tried(faintly):
+    """A branch that adds next to nothing tells no sabotage; by itself it proves nothing."""
+
+    def run(m, x):
+        return m.b(m.a(x).tanh()) + m.d(m.c(x).tanh()) * faintly
+
+    layers = {
+        "a": nn.Linear(6, 8),
+        "b": nn.Linear(8, 4),
+        "c": nn.Linear(6, 8),
+        "d": nn.Linear(8, 4),
+    }
+    model = net(run, **layers)
+    both = prune(model, (noise(3, 6),))
+    alone = prune(model, (noise(3, 6),), only=("c.weight",))
+
+    assert both.proof.outcome == "proved"
+    assert both.proof.why.endswith("heard too faintly to tell: c.weight")
+    assert alone.proof.outcome == "no change"
+    assert not alone.proof.holds
+
+
 def test_nothing_to_remove_is_said_with_the_pins():
     """A model whose every width is pinned: the reasons stand in the error."""
     model = net(lambda m, x: m.a(x).cumprod(-1), a=nn.Linear(8, 6))
