@@ -1,7 +1,7 @@
 """What torch means and ONNX does not have, said in operators that both have.
 
 Attention of other than four dims, a view of its layout, a squeeze of a dim that is not 1, a split
-into parts of a size that follows the batch.
+into parts of a size that follows the batch, complex numbers that move.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from edgeprune.graph.observe import Facts, TensorFact
 
 aten = torch.ops.aten
 
+# What torch.onnx does to real numbers alone, by its second argument: a dim, sizes, widths.
+_BY_DIM = (aten.unsqueeze.default, aten.select.int, aten.index_select.default)
+_BY_SIZES = (aten.expand.default, aten.reshape.default)
+_PADS = (aten.pad.default, aten.constant_pad_nd.default)
+_OF_COMPLEX = (*_BY_DIM, *_BY_SIZES, *_PADS)
 _ATTENTION = aten.scaled_dot_product_attention.default
 _FLAG = "enable_gqa"
 
@@ -25,7 +30,7 @@ _FLAG = "enable_gqa"
 def settle_(module: CapturedModule, facts: Facts) -> None:
     """Rewrite the graph of a captured module for torch's exporter; it computes the same (in place).
 
-    facts: shape of every node.
+    facts: shape and dtype of every node.
     """
     for node in list(module.graph.nodes):
         if node.target is aten.squeeze.dim:
@@ -36,6 +41,8 @@ def settle_(module: CapturedModule, facts: Facts) -> None:
                 module.graph.erase_node(node)
         if node.target is aten.split.Tensor and isinstance(node.args[1], fx.Node):
             _settle_split_(module.graph, node, node.args[1])
+        if node.target in _OF_COMPLEX and _is_complex(facts, node):
+            _settle_complex_(module.graph, node)
     # Last: the squeezes that it adds are of values that `facts` does not know.
     _settle_attention_(module, facts)
     module.recompile()
@@ -57,6 +64,44 @@ def _settle_split_(graph: fx.Graph, node: fx.Node, size: fx.Node) -> None:
         part.replace_all_uses_with(cut)
         graph.erase_node(part)
     graph.erase_node(node)
+
+
+def _settle_complex_(graph: fx.Graph, node: fx.Node) -> None:
+    """Move complex numbers about as pairs of real ones, which are one more dim at the end.
+
+    torch.onnx moves real numbers alone in these ways: unsqueeze(z, -1) of complex (4, 5) becomes
+    view_as_complex(unsqueeze(pairs, -2)) of pairs (4, 5, 2).
+    """
+    given = node.args[1]
+    moved: list[Argument]
+    if node.target in _BY_DIM and isinstance(given, int):
+        moved = [given if given >= 0 else given - 1, *node.args[2:]]
+    elif node.target in _BY_SIZES and isinstance(given, list | tuple):
+        moved = [[*given, 2]]
+    elif node.target in _PADS and isinstance(given, list | tuple) and _adds_zeros(node):
+        moved = [[0, 0, *given]]
+    else:
+        return
+    target = aten.constant_pad_nd.default if node.target in _PADS else node.target
+    with graph.inserting_before(node):
+        pairs = graph.call_function(aten.view_as_real.default, (node.args[0],))
+        result = graph.call_function(cast("torch._ops.OpOverload", target), (pairs, *moved))
+        numbers = graph.call_function(aten.view_as_complex.default, (result,))
+    numbers.meta = dict(node.meta)
+    node.replace_all_uses_with(numbers)
+    graph.erase_node(node)
+
+
+def _adds_zeros(node: fx.Node) -> bool:
+    rest = list(node.args[2:])
+    if node.target is aten.pad.default and rest and rest.pop(0) != "constant":
+        return False
+    return not any(rest) and not any(node.kwargs.values())
+
+
+def _is_complex(facts: Facts, node: fx.Node) -> bool:
+    fact = facts.get(node.name)
+    return isinstance(fact, TensorFact) and fact.dtype.is_complex
 
 
 def _settle_attention_(module: CapturedModule, facts: Facts) -> None:
