@@ -13,10 +13,21 @@ from edgeprune.graph.module import CapturedModule
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers by name; a tied one under all of its names."""
+    """Parameters, buffers and other tensor attributes by name; a tied one under all its names."""
     return {
+        **_plain_tensors(model),
         **dict(model.named_buffers(remove_duplicate=False)),
         **dict(model.named_parameters(remove_duplicate=False)),
+    }
+
+
+def _plain_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Tensors that are neither: a table that `__init__` made and did not register."""
+    return {
+        f"{path}.{name}".removeprefix("."): value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, torch.Tensor)
     }
 
 
@@ -85,11 +96,12 @@ def put_tensors(module: nn.Module, graph: CapturedModule, user: nn.Module) -> tu
             made[id(old)] = _like(old, sources.get(id(old), old), trains, name)
         path, _, leaf = name.rpartition(".")
         owner = module.get_submodule(path)
-        if isinstance(old, nn.Parameter):
-            setattr(owner, leaf, made[id(old)])  # an LSTM follows its weights only this way
-        else:
+        if leaf in owner._buffers:
             owner._buffers[leaf] = made[id(old)]
-    unread = [name for name, old in own.items() if id(old) not in sources]
+        else:
+            setattr(owner, leaf, made[id(old)])  # an LSTM follows its weights only this way
+    registered = own.keys() - _plain_tensors(module)
+    unread = [n for n, old in own.items() if id(old) not in sources and n in registered]
     return tuple(name for name in unread if not name.endswith("num_batches_tracked"))
 
 

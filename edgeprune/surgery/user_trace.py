@@ -26,6 +26,7 @@ from edgeprune.recipe.trial import same_buffers
 from edgeprune.surgery.call import Call, Count, Function, Shape, template, untagged
 from edgeprune.surgery.sightings import Sighting, Sightings
 from edgeprune.surgery.tagged import Known, Log, Place, Tagged, expression_of
+from edgeprune.surgery.user_tensors import tensors_of
 
 M = TypeVar("M", bound=nn.Module)
 aten = torch.ops.aten
@@ -70,8 +71,7 @@ def trace(
         seen.dense[place] = int(read(container, name, entry))
         write(container, name, entry, Tagged.of(seen.dense[place], place, seen.log))
     mode = _Watch(seen, sightings, {node.name: node for node in graph.nodes})
-    tensors = (*dummy.named_parameters(remove_duplicate=False), *dummy.named_buffers())
-    for path, tensor in tensors:
+    for path, tensor in tensors_of(dummy).items():
         if path in after:
             mode.shapes[tensor] = after[path]
     copies = clone(inputs)

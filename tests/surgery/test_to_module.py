@@ -362,6 +362,29 @@ def test_what_eval_mode_does_not_read_is_named() -> None:
     assert returned(model, image()).unread == ("aux.weight", "aux.bias")
 
 
+def test_a_tensor_that_is_no_buffer_comes_back_shrunk() -> None:
+    """A table that `__init__` made and did not register; one that nothing reads stays as it was."""
+
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 4)
+            self.shift, self.spare = torch.linspace(0, 1, 8), torch.ones(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.b(self.a(x).relu() + self.shift)
+            return y
+
+    model = Shifted().eval()
+    pruned = edgeprune.prune(model, (noise(2, 6),))
+    result = edgeprune.to_module(pruned, model)
+
+    assert result.module.shift.shape == (4,)
+    assert not isinstance(result.module.shift, nn.Parameter)
+    assert (model.shift.shape, result.module.spare.shape) == ((8,), (8,))
+    assert result.unread == ()
+
+
 def test_a_size_in_the_source_is_refused_with_its_line() -> None:
     """A reshape with its numbers in the code has no attribute to change."""
     model = randomised(
