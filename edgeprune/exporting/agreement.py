@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 from edgeprune.errors import ModelNotSupported
 from edgeprune.graph.capture import Captured
 from edgeprune.graph.inputs import Inputs, clone, vary
+from edgeprune.graph.precision import in_float64, inputs_in_float64
 from edgeprune.recipe.data import Array, to_numpy
-from edgeprune.surgery.precision import in_float64, inputs_in_float64
 
 TOLERANCE = 1e-2
 """Largest difference in units of the output's standard deviation: an order above float noise."""

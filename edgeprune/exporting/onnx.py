@@ -102,7 +102,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         draft = Path(folder) / path.name
         data = _save(onnx_model, draft, external_data)
-        session = check_file(draft)
+        session = _checked(draft, captured.module)
         require_agreement(session, captured, path.name)
         artifact = Artifact(
             path=path,
@@ -117,6 +117,22 @@ def export(
         for file in filter(None, (data, draft)):
             _move(file, path.parent / file.name)
     return artifact
+
+
+def _checked(draft: Path, module: nn.Module) -> ort.InferenceSession:
+    """`check_file`; where the weights are not float32, a refusal says that this may be why."""
+    try:
+        return check_file(draft)
+    except ModelNotSupported as error:
+        kinds = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
+        if not kinds:
+            raise
+        names = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        start = str(error).removesuffix(" Report this with the model.")
+        raise ModelNotSupported(
+            f"{start} Its weights are {names}: export a copy in float32, `model.float()`.",
+            where=error.where,
+        ) from error
 
 
 def check_file(path: Path) -> ort.InferenceSession:

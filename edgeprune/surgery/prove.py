@@ -15,10 +15,10 @@ from edgeprune.errors import InternalError, ModelNotSupported, ProofFailed, requ
 from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.inputs import Inputs, clone, resize_batch, vary
 from edgeprune.graph.module import CapturedModule
+from edgeprune.graph.precision import forget, in_float64, inputs_in_float64
 from edgeprune.planning.plan import Plan
 from edgeprune.recipe.trial import same_buffers
 from edgeprune.surgery.deviation import deviation, first_difference, single_numbers_differ, varies
-from edgeprune.surgery.precision import forget, in_float64, inputs_in_float64
 from edgeprune.surgery.sabotage import Sabotage, sabotage
 from edgeprune.surgery.shrink import passes
 from edgeprune.surgery.silence import Silencer

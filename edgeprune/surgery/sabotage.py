@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from edgeprune.graph.analysis import Analysis
 from edgeprune.graph.groups import Group, SlotTable
 from edgeprune.graph.module import attribute, set_tensor
+from edgeprune.graph.precision import forget
 from edgeprune.planning.plan import Plan
 from edgeprune.surgery.deviation import deviation
-from edgeprune.surgery.precision import forget
 
 Kind = Literal["kept unit silenced", "removed unit left loud", "index swapped in one slot"]
 

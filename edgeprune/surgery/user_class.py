@@ -20,11 +20,11 @@ from edgeprune.errors import ModelNotSupported, UsageError
 from edgeprune.graph.inputs import Inputs, clone, resize_batch, vary
 from edgeprune.graph.module import CapturedModule
 from edgeprune.graph.outputs import only_known
+from edgeprune.graph.precision import in_float64, inputs_in_float64
 from edgeprune.graph.provenance import error_line
 from edgeprune.recipe.trial import same_buffers
 from edgeprune.surgery.call import Call
 from edgeprune.surgery.deviation import deviation
-from edgeprune.surgery.precision import in_float64, inputs_in_float64
 from edgeprune.surgery.prove import TOLERANCE_FLOAT32, TOLERANCE_FLOAT64
 from edgeprune.surgery.prune import Pruned
 from edgeprune.surgery.sightings import watch_graph

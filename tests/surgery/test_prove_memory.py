@@ -9,7 +9,7 @@ import sys
 import torch
 from torch import nn
 
-from edgeprune.surgery.precision import in_float64
+from edgeprune.graph.precision import in_float64
 
 # Sixteen layers of a million weights: no single one matters, and they outweigh all else.
 CODE = """

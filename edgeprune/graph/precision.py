@@ -17,8 +17,20 @@ Arguments: TypeAlias = tuple[Argument, ...]
 Named: TypeAlias = dict[str, Argument]
 
 
+LOW = (torch.float16, torch.bfloat16)
+
+
+def is_low(module: nn.Module) -> bool:
+    """Whether a parameter is of half precision: its rounding is all that two runs may share."""
+    return any(parameter.dtype in LOW for parameter in module.parameters())
+
+
 def in_float64(module: M) -> M:
-    """A copy in float64, float32 written into the graph (casts, created tensors) included."""
+    """A copy in float64, dtypes written into the graph (casts, created tensors) included.
+
+    Those are float32, and half precision where parameters are of it.
+    """
+    narrow = (torch.float32, *LOW) if is_low(module) else (torch.float32,)
     # Straight from the original: a copy in float32 between would cost half as much memory again.
     wide: dict[int, object] = {
         id(tensor): nn.Parameter(tensor.detach().double(), requires_grad=tensor.requires_grad)
@@ -26,10 +38,14 @@ def in_float64(module: M) -> M:
         if tensor.is_floating_point() and tensor.dtype is not torch.float64
     }
     result = copy.deepcopy(module, wide).double()
+
+    def wider(argument: Argument) -> Argument:
+        return torch.float64 if any(argument is dtype for dtype in narrow) else argument
+
     if isinstance(result, fx.GraphModule):
         for node in result.graph.nodes:
-            node.args = cast(Arguments, fx.node.map_aggregate(node.args, _wider))
-            node.kwargs = cast(Named, fx.node.map_aggregate(node.kwargs, _wider))
+            node.args = cast(Arguments, fx.node.map_aggregate(node.args, wider))
+            node.kwargs = cast(Named, fx.node.map_aggregate(node.kwargs, wider))
         result.recompile()
     return result
 
@@ -43,10 +59,6 @@ def forget(module: nn.Module) -> None:
     for part in module.modules():
         part._parameters.clear()
         part._buffers.clear()
-
-
-def _wider(argument: Argument) -> Argument:
-    return torch.float64 if argument is torch.float32 else argument
 
 
 def inputs_in_float64(inputs: Inputs) -> Inputs:
