@@ -28,6 +28,9 @@ Constant: TypeAlias = "torch.Tensor | tuple[torch.Tensor, ...]"
 
 # In elements: 4 MiB of float32. A table is written into every file of the model.
 _LARGEST = 2**20
+# However large the parameters are: what one constant may have, and all of a model while they are
+# computed (256 MiB of float32).
+_LARGEST_EVER, _COMPUTED = 2**24, 2**26
 # Of all tables together that are neither identities nor were written into: masks are among them.
 _ALL = 2**20
 # Values with a place of their own for every row.
@@ -67,7 +70,8 @@ def hold_constants_(module: fx.GraphModule) -> tuple[str, ...]:
 
 
 def _largest(module: fx.GraphModule) -> int:
-    return max([_LARGEST, *(parameter.numel() for parameter in module.parameters())])
+    found = max([_LARGEST, *(parameter.numel() for parameter in module.parameters())])
+    return min(found, _LARGEST_EVER)
 
 
 @dataclass(slots=True)
@@ -83,6 +87,8 @@ class _Constants:
     read: dict[fx.Node, dict[fx.Node, fx.Node]] = field(default_factory=dict)
     # Storages that something that is no constant writes into.
     late: set[fx.Node] = field(default_factory=set)
+    # In elements, of all values that were computed.
+    computed: int = 0
 
     def meet(self, node: fx.Node) -> None:
         """Take the next node of the graph: a constant is computed, any other reads constants."""
@@ -142,6 +148,8 @@ class _Constants:
         """Whether it gives tensors whose sizes are numbers, and not too large."""
         value = node.meta.get("val")
         parts = value if isinstance(value, list | tuple) else [value]
+        if self.computed > _COMPUTED:
+            return False
         for part in parts:
             if not isinstance(part, torch.Tensor):
                 return False
@@ -171,7 +179,10 @@ class _Constants:
 
         args, kwargs = fx.map_arg((node.args, node.kwargs), real)
         with torch.no_grad():
-            return node.target(*args, **kwargs)  # type: ignore[operator, no-any-return]
+            value: Constant = node.target(*args, **kwargs)  # type: ignore[operator]
+        parts = [value] if isinstance(value, torch.Tensor) else value
+        self.computed += sum(part.numel() for part in parts)
+        return value
 
     def _note_places(self, node: fx.Node) -> None:
         made_of = {self.storage[source] for source in node.all_input_nodes}

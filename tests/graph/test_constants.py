@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from small_nets import net, noise, param
 from torch import nn
 
+from edgeprune.graph import constants
 from edgeprune.graph.analysis import analyze
 from edgeprune.surgery.prune import prune
 
@@ -217,3 +218,23 @@ def test_a_table_holds_what_the_code_had_made_when_it_was_read(steps):
     for _ in range(2):
         x = noise(3, 4, seed=9)
         assert torch.allclose(module(x), model(x), atol=1e-5)
+
+
+def test_a_model_with_huge_weights_computes_no_huge_constants(monkeypatch):
+    """Past a limit that no weight raises, a constant stays an operator, and what is made of it."""
+    monkeypatch.setattr(constants, "_LARGEST", 10)
+    monkeypatch.setattr(constants, "_LARGEST_EVER", 100)
+
+    def run(m, x):
+        far = (torch.arange(20.0)[:, None] - torch.arange(20.0)).abs()
+        return m.b(m.a(x)) + far[0, 1] + m.w[0, 0]
+
+    model = net(run, a=nn.Linear(4, 8), b=nn.Linear(8, 3), w=param(60, 60))
+    assert (
+        max(table.numel() for table in _tables(analyze(model, (noise(2, 4),)).captured.module))
+        == 20
+    )
+
+    monkeypatch.setattr(constants, "_COMPUTED", 19)
+    module = analyze(model, (noise(2, 4),)).captured.module
+    assert len(_tables(module)) == 1
