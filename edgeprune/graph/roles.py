@@ -99,7 +99,15 @@ def is_of_numbers(
     tensors = [tensor for tensor in owners if isinstance(tensor, torch.Tensor)]
     if not any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
         return True
-    if any(index in makers for index, _ in signature):
+    pairs = zip(signature, owners, strict=True)
+    if any(index in makers and not _is_row_of_numbers(owner) for (index, _), owner in pairs):
         return False
     weights = [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
     return 0 < len(weights) < len(tensors) and all(weight.dim() > 1 for weight in weights)
+
+
+def _is_row_of_numbers(owner: object) -> bool:
+    """Whether it is a buffer of one dim, those of size 1 (1, 160) not counted."""
+    if not isinstance(owner, torch.Tensor) or isinstance(owner, nn.Parameter):
+        return False
+    return sum(size > 1 for size in owner.shape) == 1

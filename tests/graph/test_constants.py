@@ -238,3 +238,20 @@ def test_a_model_with_huge_weights_computes_no_huge_constants(monkeypatch):
     monkeypatch.setattr(constants, "_COMPUTED", 19)
     module = analyze(model, (noise(2, 4),)).captured.module
     assert len(_tables(module)) == 1
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4)])
+def test_frequencies_of_a_number_are_data_for_what_reads_them(shape):
+    """A time that becomes sines: no weight makes that width, and the class counts it anew."""
+
+    def run(m, t):
+        angles = t[:, None] * (torch.arange(1.0, 5.0) / 3).view(shape)
+        return m.b(m.a(torch.cat((angles.sin(), angles.cos()), 1)).relu())
+
+    model = net(run, a=nn.Linear(8, 6), b=nn.Linear(6, 3))
+    pruned = prune(model, (torch.tensor([0.3, 1.7]),), keep_fraction=0.5)
+
+    assert pruned.proof.outcome == "proved"
+    assert pruned.model.a.weight.shape == (3, 8)
+    pin = next(p for p in pruned.analysis.pins if (p.parameter, p.dim) == ("a.weight", 1))
+    assert "fixed numbers of the model" in pin.reason
