@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edgeprune.errors import (
         BudgetNotMet,
         DataError,
+        DrawsNumbers,
         EdgepruneError,
         EnvironmentFailed,
         InternalError,
@@ -45,6 +46,7 @@ __all__ = [
     "BudgetNotMet",
     "Data",
     "DataError",
+    "DrawsNumbers",
     "EdgepruneError",
     "EnvironmentFailed",
     "InternalError",
@@ -80,6 +82,7 @@ _HOMES = {
     "edgeprune.errors": (
         "BudgetNotMet",
         "DataError",
+        "DrawsNumbers",
         "EdgepruneError",
         "EnvironmentFailed",
         "InternalError",

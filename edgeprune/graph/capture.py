@@ -105,7 +105,8 @@ def capture(
         try:
             facts = compare(model, module, inputs, trial if is_dynamic else None)
             if assigned:
-                require_same_state(model, module, inputs, assigned)
+                with _inputs_that_it_takes(model):
+                    require_same_state(model, module, inputs, assigned)
         except DrawsNumbers:
             raise
         except ModelNotSupported as error:

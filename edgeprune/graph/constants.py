@@ -21,6 +21,7 @@ from torch._ops import OpOverload
 
 from edgeprune.graph.aliases import storages, written
 from edgeprune.graph.module import attribute
+from edgeprune.graph.precision import LOW
 
 aten = torch.ops.aten
 
@@ -57,6 +58,8 @@ def hold_constants_(module: fx.GraphModule) -> tuple[str, ...]:
     names = []
     for made, reader in found.tables().items():
         name = f"{made.name}_table"
+        while hasattr(module, name):  # a tensor of the user's
+            name += "_"
         names.append(name)
         value = cast(torch.Tensor, found.values[made])
         module.register_buffer(name, value.clone().contiguous(), persistent=False)
@@ -145,13 +148,17 @@ class _Constants:
         return known or self._is_sized_like_attribute(node) or self._is_literal(node)
 
     def _is_small(self, node: fx.Node) -> bool:
-        """Whether it gives tensors whose sizes are numbers, and not too large."""
+        """Whether it gives tensors whose sizes are numbers, not too large, and not rounded.
+
+        What is in half precision is left to the graph: a table could not be told from its rounding
+        where models are compared in float64. A cast to it reads a table in float32.
+        """
         value = node.meta.get("val")
         parts = value if isinstance(value, list | tuple) else [value]
         if self.computed > _COMPUTED:
             return False
         for part in parts:
-            if not isinstance(part, torch.Tensor):
+            if not isinstance(part, torch.Tensor) or part.dtype in LOW:
                 return False
             sizes: list[object] = list(part.shape)
             numbers = [size for size in sizes if isinstance(size, int)]

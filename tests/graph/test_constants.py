@@ -255,3 +255,18 @@ def test_frequencies_of_a_number_are_data_for_what_reads_them(shape):
     assert pruned.model.a.weight.shape == (3, 8)
     pin = next(p for p in pruned.analysis.pins if (p.parameter, p.dim) == ("a.weight", 1))
     assert "fixed numbers of the model" in pin.reason
+
+
+def test_a_table_takes_no_name_of_the_users():
+    """A tensor of the user's may be called as the table would be."""
+    model = net(
+        lambda m, x: m.b(m.a(x) * m.arange_table + torch.arange(1.0, 9.0)),
+        a=nn.Linear(4, 8),
+        b=nn.Linear(8, 3),
+        arange_table=param(8),
+    )
+    pruned = prune(model, (noise(2, 4),), keep_fraction=0.5)
+
+    assert pruned.proof.outcome == "proved"
+    assert pruned.model.tables == ("arange_table_",)
+    assert pruned.model.arange_table.shape == (4,)

@@ -45,3 +45,30 @@ def test_a_precision_that_the_runtime_does_not_have_is_told(tmp_path):
     with pytest.raises(ModelNotSupported, match=r"weights are bfloat16: export a copy in float32"):
         export(pruned, tmp_path / "m.onnx")
     assert export(pruned.model.float(), tmp_path / "m.onnx", (image(),)).path.exists()
+
+
+@pytest.mark.parametrize("made_in", ["float32", "its own"])
+@pytest.mark.parametrize("dtype", LOW)
+def test_a_cache_is_no_memory_for_its_rounding(dtype, made_in):
+    """A table put into a buffer makes a second call; it too is decided in float64.
+
+    Made in float32 and cast, it loses width; what is made in half precision keeps what it meets.
+    """
+
+    class Cached(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+            self.a, self.layer, self.b = nn.Linear(6, 32), layer, nn.Linear(32, 5)
+            self.register_buffer("shift", None)
+
+        def forward(self, x):
+            if self.shift is None:
+                made = x.dtype if made_in == "its own" else torch.float32
+                self.shift = torch.linspace(0, 1, 32, dtype=made).to(x.dtype)
+            return self.b(self.layer(self.a(x) + self.shift))
+
+    pruned = prune(randomised(Cached()).eval().to(dtype), (noise(2, 7, 6).to(dtype),))
+
+    assert pruned.proof.outcome == "proved"
+    assert pruned.model.get_parameter("a.weight").shape[0] == (32 if made_in == "its own" else 16)
