@@ -28,6 +28,7 @@ from edgeprune.graph.comparison import (
     takes,
     takes_another_batch,
     treats_samples_alike,
+    true_reason,
 )
 from edgeprune.graph.drafting import Shapes, assumptions, draft, other_way, require_one_way
 from edgeprune.graph.exported import as_captured, from_exported, is_exported
@@ -199,11 +200,11 @@ def _export(
         if isinstance(found, ExportedProgram) and is_dynamic(found):
             return found, True
         if isinstance(found, ModelNotSupported) and takes(model, traced):
-            raise found
+            raise true_reason(found, model, given)
     fixed = [(None, way) for way in _WAYS]
     found = _first_that_works(model, given, given, fixed, assigned)
     if isinstance(found, ModelNotSupported):
-        raise found
+        raise true_reason(found, model, given)
     return found, False
 
 
@@ -248,7 +249,9 @@ def _first_that_works(
 def _remedy(failures: list[str]) -> str:
     if any("pack_padded_sequence" in failure for failure in failures):
         return "Run the recurrent layer on the padded sequence; no graph holds packed ones."
-    return "Rewrite that line without Python control flow that depends on values of the input."
+    if any("data-dependent" in failure for failure in failures):
+        return "Rewrite that line without Python control flow that depends on values of the input."
+    return "Rewrite that line so that torch.export takes it."
 
 
 @contextlib.contextmanager

@@ -199,7 +199,7 @@ def _second_call(model: nn.Module, inputs: Inputs) -> list[object]:
 
 
 def _require_repeats(model: nn.Module, trial: Trial) -> None:
-    """Blame no graph for a model that differs from itself."""
+    """Blame no graph, and no export, for a model that differs from itself."""
     again = eager(model, trial.inputs)
     for index, (one, other) in enumerate(zip(trial.expected, again, strict=False)):
         if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
@@ -211,6 +211,16 @@ def _require_repeats(model: nn.Module, trial: Trial) -> None:
                 f"and {tuple(other.shape)}). It draws random numbers in eval mode, or keeps "
                 "something from call to call: let it do neither, or take that as an input."
             )
+
+
+def true_reason(refusal: ModelNotSupported, model: nn.Module, given: Inputs) -> ModelNotSupported:
+    """A refusal by export; DrawsNumbers in its place for a model that has others in each run."""
+    try:
+        _require_repeats(model, Trial(given, eager(model, given)))
+    except DrawsNumbers as error:
+        error.__cause__ = refusal
+        return error
+    return refusal
 
 
 def _follows_values(module: CapturedModule) -> bool:

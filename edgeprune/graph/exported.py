@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from edgeprune.errors import ModelNotSupported
-from edgeprune.graph.aliases import storages, written
+from edgeprune.graph.aliases import shared_writes, storages, written
 from edgeprune.graph.constants import hold_constants_
 from edgeprune.graph.inline import inline_regions
 from edgeprune.graph.module import (
@@ -119,6 +119,19 @@ def _drop_empty_parts_(module: fx.GraphModule) -> None:
                         module.graph.erase_node(part)
 
 
+def _let_views_copy_(module: fx.GraphModule) -> None:
+    """Write `view` as `reshape`, which is the same where it can be, except where one is written to.
+
+    torch.export leaves out a `contiguous()` that changed nothing in its run. Another kernel, which
+    other sizes or training choose, lays its result out in another order, and `view` refuses that:
+    attention whose values have a head dim of their own, attention with dropout.
+    """
+    shared = shared_writes(module.graph)
+    for node in module.graph.nodes:
+        if node.target is aten.view.default and node.name not in shared:
+            node.target = aten.reshape.default
+
+
 def _is_zero(size: int | torch.SymInt) -> bool:
     return isinstance(size, int) and size == 0
 
@@ -139,6 +152,7 @@ def as_captured(module: fx.GraphModule, original: nn.Module | None) -> CapturedM
     _own_what_is_written_(module)
     tables = hold_constants_(module)
     _drop_empty_parts_(module)
+    _let_views_copy_(module)
     unstack(module.graph)
     captured = CapturedModule(module, module.graph)
     captured.training = False

@@ -21,6 +21,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from edgeprune.errors import ModelNotSupported, UsageError
+from edgeprune.graph.outputs import without_classes
 
 Specs: TypeAlias = tuple[pytree.TreeSpec, pytree.TreeSpec]
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -52,6 +53,8 @@ _WORDS = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.m
 def graph_to_json(graph: fx.Graph, *, pickled: bool = False) -> str:
     """The graph, its call and output structure as JSON text, one node a line.
 
+    Outputs of a class of the user's become dicts of its fields, which need no code to be read.
+
     pickled: the text goes into a pickle, which runs code anyway, beside `specs_of(graph)`: the
     structure is left to those, and operators of the user's (of `torch.library`) are written too.
     Raises ModelNotSupported for an operator or argument that has no form here.
@@ -59,7 +62,9 @@ def graph_to_json(graph: fx.Graph, *, pickled: bool = False) -> str:
     specs: list[Json] = [None, None]
     if not pickled:
         try:
-            specs = [json.loads(pytree.treespec_dumps(spec)) for spec in specs_of(graph)]
+            given, gives = specs_of(graph)
+            plain = (given, without_classes(gives))
+            specs = [json.loads(pytree.treespec_dumps(spec)) for spec in plain]
         except Exception as error:  # a type of the user's that pytree cannot name
             raise _unwritable("the call", "tuples, lists and dicts", str(error)) from error
     head: dict[str, Json] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections import OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Iterator
 
 import torch
@@ -19,6 +20,9 @@ from edgeprune.errors import ModelNotSupported
 
 # What torch.export takes for a member of an output.
 _KNOWN = (torch.Tensor, int, float, str, type(None), torch.SymInt, torch.SymFloat, torch.SymBool)
+
+# Containers that any Python has.
+_CONTAINERS = (list, dict, OrderedDict, defaultdict, deque)
 
 
 def know_dataclasses(tree: object) -> None:
@@ -44,6 +48,35 @@ def know_dataclasses_of(spec: pytree.TreeSpec) -> None:
         torch.export.register_dataclass(kind)
     for child in spec.children():
         know_dataclasses_of(child)
+
+
+def without_classes(spec: pytree.TreeSpec) -> pytree.TreeSpec:
+    """The same structure, each dataclass of the user's a dict of its fields, a named tuple a tuple.
+
+    So do the outputs of transformers become dicts. For a reader that has no code of the user's.
+    """
+    return pytree.tree_structure(_plain(spec))
+
+
+def _plain(spec: pytree.TreeSpec) -> object:
+    """A value of the structure, its leaves None."""
+    if spec.type is None:
+        return None
+    members = [_plain(child) for child in spec.children()]
+    if spec.type is namedtuple or (isinstance(spec.type, type) and issubclass(spec.type, tuple)):
+        return tuple(members)
+    names = _field_names(spec.context)
+    if spec.type in _CONTAINERS or len(names) != len(members):
+        return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(members, spec.context)
+    return dict(zip(names, members, strict=True))
+
+
+def _field_names(context: object) -> list[str]:
+    """The fields of a class: its context is their names, or (names, names of empty ones)."""
+    if isinstance(context, tuple | list) and context and isinstance(context[0], list):
+        context = context[0]
+    names = context if isinstance(context, list | tuple) else []
+    return [name for name in names if isinstance(name, str)]
 
 
 def _is_made_of_fields(kind: type) -> bool:

@@ -33,7 +33,7 @@ from edgeprune.surgery.tagged import spelled
 from edgeprune.surgery.user_layers import describe_truly
 from edgeprune.surgery.user_sizes import solve
 from edgeprune.surgery.user_tensors import put_tensors, tensors_of, unfold
-from edgeprune.surgery.user_trace import Trace, integers, read, share, trace, write
+from edgeprune.surgery.user_trace import Trace, integers, read, renew, share, trace, write
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -116,6 +116,7 @@ def to_module(pruned: Pruned, model: M, *, seed: int = 0) -> Returned[M]:
         wanted = sizes.values.get(place, now)
         if wanted != now:
             write(container, name, entry, wanted)
+    renew(small)
     for module in small.modules():
         describe_truly(module)
     _require_same_outputs(small, pruned, seen, inputs)

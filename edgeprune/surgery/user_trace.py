@@ -26,6 +26,7 @@ from edgeprune.recipe.trial import same_buffers
 from edgeprune.surgery.call import Call, Count, Function, Shape, template, untagged
 from edgeprune.surgery.sightings import Sighting, Sightings
 from edgeprune.surgery.tagged import Known, Log, Place, Tagged, expression_of
+from edgeprune.surgery.uncached import uncached
 from edgeprune.surgery.user_tensors import tensors_of
 
 M = TypeVar("M", bound=nn.Module)
@@ -66,10 +67,11 @@ def trace(
     `after` gives the shapes after surgery of its tensors by name; `graph` is the shrunk one.
     """
     seen = Trace()
-    dummy = share(model).eval()
+    dummy = share(model)
     for place, container, name, entry in integers(dummy):
         seen.dense[place] = int(read(container, name, entry))
         write(container, name, entry, Tagged.of(seen.dense[place], place, seen.log))
+    renew(dummy.eval())
     mode = _Watch(seen, sightings, {node.name: node for node in graph.nodes})
     for path, tensor in tensors_of(dummy).items():
         if path in after:
@@ -78,14 +80,14 @@ def trace(
     for leaf in pytree.tree_leaves((copies.args, copies.kwargs)):
         if isinstance(leaf, torch.Tensor):
             mode.shapes[leaf] = tuple(leaf.shape)
-    with torch.no_grad(), same_buffers(model), mode:
+    with torch.no_grad(), same_buffers(model), uncached(dummy), mode:
         result = dummy(*copies.args, **copies.kwargs)
     seen.outputs = tuple(pytree.tree_leaves(only_known(result)))
     return seen
 
 
 def integers(model: nn.Module) -> Iterator[tuple[Place, dict[str, object], str, int | None]]:
-    """Every integer attribute of every submodule, and of plain objects that these hold.
+    """Every integer attribute of every submodule, and of plain objects and dicts that these hold.
 
     The last three say where to write it: into the dict, under the name, as that entry.
     """
@@ -104,12 +106,28 @@ def _objects(module: nn.Module, held: set[int]) -> Iterator[tuple[dict[str, obje
     yield vars(module), ""
     for name, value in vars(module).items():
         plain = not isinstance(value, nn.Module | torch.Tensor | type | types.FunctionType)
-        attributes = getattr(value, "__dict__", None)
+        attributes = value if isinstance(value, dict) else getattr(value, "__dict__", None)
         if plain and isinstance(attributes, dict) and not name.startswith("_"):
             if id(value) in held or isinstance(value, types.ModuleType | types.MethodType):
                 continue
             held.add(id(value))
             yield attributes, f"{name}."
+
+
+def renew(model: nn.Module) -> None:
+    """Let every module that keeps a state of its own derive from it what its forward reads.
+
+    A Rearrange layer of einops copies and pickles as its pattern and `axes_lengths`, and computes
+    with numbers that it derived from them.
+    """
+    for module in model.modules():
+        kinds = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
+        own = all(any(name in vars(k) for k in kinds) for name in ("__getstate__", "__setstate__"))
+        if own and not (*module.parameters(), *module.buffers()):
+            mode = module.training
+            # torch ships these two without annotations.
+            module.__setstate__(module.__getstate__())  # type: ignore[no-untyped-call]
+            module.training = mode
 
 
 def _is_integer(value: object) -> bool:

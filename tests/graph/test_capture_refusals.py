@@ -11,7 +11,7 @@ import torch
 from small_nets import net, noise
 from torch import nn
 
-from edgeprune.errors import ModelNotSupported, UsageError
+from edgeprune.errors import DrawsNumbers, ModelNotSupported, UsageError
 from edgeprune.graph.analysis import analyze
 from edgeprune.graph.capture import capture
 from edgeprune.surgery.prune import prune
@@ -140,6 +140,17 @@ def test_noise_beside_control_flow_is_told_as_noise():
 
     with pytest.raises(ModelNotSupported, match="draws random numbers in eval mode"):
         capture(net(run, a=nn.Linear(4, 3)), (noise(2, 4),))
+
+
+def test_random_numbers_that_export_itself_refuses_are_the_reason():
+    """torch.export's complaint about the generator would send the user after the wrong thing."""
+    drawn = torch.Generator().manual_seed(0)
+    model = net(
+        lambda m, x: m.a(x) + torch.randn((x.shape[0], 4), generator=drawn), a=nn.Linear(8, 4)
+    )
+
+    with pytest.raises(DrawsNumbers, match="draws random numbers in eval mode"):
+        capture(model, (noise(2, 8),))
 
 
 def test_a_random_size_in_eval_is_not_called_baked():

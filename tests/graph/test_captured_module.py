@@ -316,3 +316,44 @@ def test_a_buffer_that_forward_replaces_is_captured_and_put_back():
 
     assert pruned.proof.outcome == "proved"
     assert torch.equal(model.table, torch.zeros(1, 1))
+
+
+def test_a_view_that_another_kernel_forbids_copies() -> None:
+    """torch.export drops `contiguous()` where its kernel's result needs none; others' results do.
+
+    Attention whose values have a narrower head dim than its queries comes in another order.
+    """
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value, self.out = nn.Linear(32, 32), nn.Linear(32, 7)
+
+        def forward(self, x):
+            batch, tokens, _ = x.shape
+            asked, given = (
+                y.view(batch, tokens, 2, 16).transpose(1, 2) for y in (x, self.value(x))
+            )
+            mixed = nn.functional.scaled_dot_product_attention(asked, asked, given)
+            return self.out(mixed.transpose(1, 2).contiguous().view(batch, tokens, -1))
+
+    pruned = prune(randomised(Attention()), (noise(2, 5, 32),))
+
+    assert pruned.model.get_parameter("value.weight").shape == (16, 32)
+    assert pruned.proof.outcome == "proved"
+    assert pruned.model(noise(3, 5, 32)).shape == (3, 5, 7)
+
+
+def test_a_view_that_is_written_through_stays_one() -> None:
+    """A copy would lose the write."""
+    model = net(lambda m, x: _doubled(m.a(x)), a=nn.Linear(8, 8))
+    x = noise(2, 8)
+    captured = capture(model, (x,)).module
+
+    assert any(node.target is torch.ops.aten.view.default for node in captured.graph.nodes)
+    require_equal(captured(x), model(x))
+
+
+def _doubled(y: torch.Tensor) -> torch.Tensor:
+    y.view(-1, 2, 4)[:, 0].mul_(2.0)
+    return y

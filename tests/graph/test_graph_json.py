@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -16,6 +18,13 @@ from edgeprune.errors import ModelNotSupported, UsageError
 from edgeprune.graph.capture import capture
 from edgeprune.graph.graph_json import graph_from_json, graph_to_json
 from edgeprune.pipeline.load import load, save
+
+
+class Pair(NamedTuple):
+    """A named tuple of the user's."""
+
+    above: torch.Tensor
+    below: torch.Tensor
 
 
 class Rich(nn.Module):
@@ -141,6 +150,47 @@ def test_an_operator_that_a_known_package_brings_is_read_where_nobody_imported_i
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == module(*given).tolist()
+
+
+CLASSES = """
+import sys
+from edgeprune.pipeline.load import load
+from torch import ones
+found = load(sys.argv[1])(ones(2, 4))
+print(sorted(found), sorted(found["inner"]), type(found["pair"]).__name__, found["sum"].item())
+assert "transformers" not in sys.modules
+"""
+
+
+def test_outputs_of_the_users_classes_are_dicts_for_who_has_no_code_of_his(tmp_path):
+    """A dataclass and an output of transformers become dicts, a named tuple a tuple."""
+    outputs = importlib.import_module("transformers.modeling_outputs")
+
+    @dataclasses.dataclass
+    class Found:
+        sum: torch.Tensor
+        inner: object
+        pair: Pair
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+
+        def forward(self, x):
+            y = self.a(x)
+            inner = outputs.SequenceClassifierOutput(logits=y)
+            return Found(sum=x.sum(), inner=inner, pair=Pair(y + 1, y - 1))
+
+    module = capture(Model().eval(), (torch.ones(2, 4),), dynamic_batch=False).module
+    assert type(module(torch.ones(2, 4))) is Found
+    save(module, tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", CLASSES, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[0] == "['inner', 'pair', 'sum'] ['logits'] tuple 8.0"
 
 
 HOSTILE = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import timm
@@ -610,3 +611,66 @@ def test_a_bert_of_transformers_comes_back() -> None:
     result = returned(model, ids)
 
     assert changed(result)["bert.encoder.layer.0.intermediate.dense.out_features"] == (96, 48)
+
+
+@functools.lru_cache(64)
+def head_sizes(shape: tuple[int, ...], heads: int) -> tuple[int, ...]:
+    """What a library remembers for each shape that it was asked for."""
+    return *shape[:2], heads, shape[2] // heads
+
+
+class Apart(nn.Module):
+    """A layer without weights that restores itself by __init__ and computes with a derived copy."""
+
+    def __init__(self, **axes: int) -> None:
+        super().__init__()
+        self.axes = axes
+        self._given = tuple(axes.items())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ((_, heads),) = self._given
+        return x.view(x.shape[0], heads, x.shape[1] // heads)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"axes": self.axes}
+
+    def __setstate__(self, state: dict[str, dict[str, int]]) -> None:
+        self.__init__(**state["axes"])  # type: ignore[misc]
+
+
+def test_sizes_under_a_cache_are_computed_anew() -> None:
+    """functools.lru_cache answers with integers of an earlier call; it keeps none of the trace."""
+
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 5)
+            self.heads, self.gain = 4, param(4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.a(x)
+            x = x.view(head_sizes(tuple(x.shape), self.heads)) * self.gain
+            return self.b(x.flatten(2))
+
+    head_sizes.cache_clear()
+    model = randomised(Cached())
+
+    assert changed(returned(model, noise(2, 3, 4)))["heads"] == (4, 2)
+    assert type(head_sizes((2, 3, 16), 4)[2]) is int
+    assert head_sizes.cache_info().currsize > 0
+
+
+def test_a_layer_that_restores_itself_keeps_its_number_when_copied() -> None:
+    """The number in its state changes, and what forward reads follows: a copy gives the same."""
+    model = net(
+        lambda m, x: m.b((m.apart(m.a(x)) * m.gain).flatten(1)),
+        a=nn.Linear(4, 16),
+        apart=Apart(heads=4),
+        gain=param(4, 1),
+        b=nn.Linear(16, 5),
+    )
+
+    result = returned(model, noise(2, 4))
+
+    assert changed(result)["apart.axes.heads"] == (4, 2)
+    assert copy.deepcopy(result.module).apart._given == (("heads", 2),)
