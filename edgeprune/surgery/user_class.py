@@ -7,7 +7,7 @@ class allows it: which integer attributes must change, and to what, is traced an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, NoReturn, TypeVar
@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from edgeprune.errors import ModelNotSupported, UsageError
 from edgeprune.graph.inputs import Inputs, clone, resize_batch, vary
 from edgeprune.graph.module import CapturedModule
+from edgeprune.graph.observe import Facts, observe
 from edgeprune.graph.outputs import only_known
 from edgeprune.graph.precision import in_float64, inputs_in_float64
 from edgeprune.graph.provenance import error_line
@@ -30,6 +31,7 @@ from edgeprune.surgery.prune import Pruned
 from edgeprune.surgery.sightings import watch_graph
 from edgeprune.surgery.survivors import survivors
 from edgeprune.surgery.tagged import spelled
+from edgeprune.surgery.user_factors import move_factors
 from edgeprune.surgery.user_layers import describe_truly
 from edgeprune.surgery.user_sizes import solve
 from edgeprune.surgery.user_tensors import put_tensors, tensors_of, unfold
@@ -42,15 +44,15 @@ _INSTEAD = "Use pruned.model, which is the pruned model, or change that line"
 
 @dataclass(frozen=True, slots=True)
 class AttributeChange:
-    """An integer attribute, or a tuple or list of integers, that is another one now.
+    """A number of the class, or a tuple or list of integers, that is another one now.
 
     `module` is the path of the submodule, `""` for the model itself.
     """
 
     module: str
     attribute: str
-    before: int | tuple[int, ...]
-    after: int | tuple[int, ...]
+    before: float | tuple[int, ...] | None
+    after: float | tuple[int, ...]
 
     def __str__(self) -> str:
         name = f"{self.module}.{self.attribute}" if self.module else self.attribute
@@ -65,13 +67,16 @@ class Returned(Generic[M]):
     shares no memory with it or with `pruned.model`. `changes` are the attributes that are not the
     user's, in module order. `unread` are tensors that eval mode does not read (auxiliary heads):
     the pruned model has none of them, here they are the user's, at full width. `folded` are
-    weights that were computed from others (weight_norm) and are plain parameters now.
+    weights that were computed from others (weight_norm) and are plain parameters now. `rescaled`
+    are weights that took a factor which the graph has and the class does not (`user_factors`); all
+    others are the pruned model's.
     """
 
     module: M
     changes: tuple[AttributeChange, ...]
     unread: tuple[str, ...]
     folded: tuple[str, ...]
+    rescaled: tuple[str, ...]
 
 
 def to_module(pruned: Pruned, model: M, *, seed: int = 0) -> Returned[M]:
@@ -119,9 +124,23 @@ def to_module(pruned: Pruned, model: M, *, seed: int = 0) -> Returned[M]:
     renew(small)
     for module in small.modules():
         describe_truly(module)
-    _require_same_outputs(small, pruned, seen, inputs)
-    changes = tuple(_changes(plain, small))
-    return Returned(module=small, changes=changes, unread=unread, folded=folded)
+    facts = _facts(pruned.model, inputs)
+    moved = move_factors(small, pruned.model, captured.module, facts)
+    _require_same_outputs(small, pruned, seen, inputs, moved.nodes)
+    floats = (AttributeChange(*change) for change in moved.constants)
+    return Returned(
+        module=small,
+        changes=(*_changes(plain, small), *floats),
+        unread=unread,
+        folded=folded,
+        rescaled=tuple(moved.weights),
+    )
+
+
+def _facts(graph: CapturedModule, inputs: Inputs) -> Facts:
+    copies = clone(inputs)
+    with _in_eval_mode(graph), same_buffers(graph):
+        return observe(graph, copies.args, dict(copies.kwargs))[1]
 
 
 def _require_own_class(pruned: object, model: object) -> None:
@@ -177,7 +196,9 @@ def _refuse_call(call: Call) -> NoReturn:
     )
 
 
-def _require_same_outputs(small: nn.Module, pruned: Pruned, seen: Trace, inputs: Inputs) -> None:
+def _require_same_outputs(
+    small: nn.Module, pruned: Pruned, seen: Trace, inputs: Inputs, moved: Set[str]
+) -> None:
     captured = pruned.analysis.captured
     trials = [inputs]
     if captured.dynamic_batch and inputs.batch_size is not None:
@@ -193,7 +214,7 @@ def _require_same_outputs(small: nn.Module, pruned: Pruned, seen: Trace, inputs:
             if not deviation(got, want) <= TOLERANCE_FLOAT32 and not _same_in_float64(
                 small, pruned.model, trial
             ):
-                place = _first_difference(small, pruned.model, seen, trial)
+                place = _first_difference(small, pruned.model, seen, trial, moved)
                 _refuse(
                     place,
                     "what the pruned graph computes there",
@@ -216,10 +237,15 @@ def _same_in_float64(small: nn.Module, graph: CapturedModule, inputs: Inputs) ->
         torch.set_default_dtype(before)
 
 
-def _first_difference(small: nn.Module, graph: CapturedModule, seen: Trace, inputs: Inputs) -> str:
-    """The user's line whose value, a node's in the dense model, is none of the pruned graph's."""
+def _first_difference(
+    small: nn.Module, graph: CapturedModule, seen: Trace, inputs: Inputs, moved: Set[str]
+) -> str:
+    """The user's line whose value, a node's in the dense model, is none of the pruned graph's.
+
+    `moved` are nodes whose values the class is to have a factor away.
+    """
     sightings, _ = watch_graph(graph, inputs)
-    nodes = {node.name for node in graph.graph.nodes}
+    nodes = {node.name for node in graph.graph.nodes} - moved
     now = trace(small, inputs, sightings, {}, graph.graph)
     for before, after in zip(seen.calls, now.calls, strict=False):
         if before.node in nodes and not after.node:

@@ -8,8 +8,8 @@ import functools
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 import torchvision
+from returned_class import changed, returned
 from small_nets import Net, conv, image, net, noise, param, randomised, require_equal
 from torch import nn
 from torch.nn.utils import parametrizations
@@ -18,39 +18,7 @@ from zoo_models import lively
 import edgeprune
 from edgeprune.errors import UsageError
 from edgeprune.surgery.tagged import Known, Log, Place, Tagged, evaluate
-from edgeprune.surgery.user_class import Returned
 from edgeprune.surgery.user_layers import describe_truly
-
-
-def returned(model: nn.Module, *args: torch.Tensor, **options: object) -> Returned:
-    """Prune at random, return to the class; the outputs must be those of the shrunk graph.
-
-    On other inputs than `to_module` compares with; the class, the user's model and the graph's
-    tensors are what they must be.
-    """
-    before = copy.deepcopy(model.state_dict())
-    pruned = edgeprune.prune(model, args, **{"criterion": "random", **options})
-    result = edgeprune.to_module(pruned, model)
-    fresh = tuple(a if not a.is_floating_point() else noise(*a.shape, seed=77) for a in args)
-    with torch.no_grad():
-        require_equal(
-            tuple(torch.utils._pytree.tree_leaves(copy.deepcopy(result.module).eval()(*fresh))),
-            tuple(torch.utils._pytree.tree_leaves(pruned.model.eval()(*fresh))),
-        )
-    assert type(result.module) is type(model)
-    assert sizes(result.module) < sizes(model)
-    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
-    return result
-
-
-def sizes(model: nn.Module) -> int:
-    """Numbers in all parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def changed(result: Returned) -> dict[str, tuple[object, object]]:
-    """`layer.attribute`: (before, after)."""
-    return {f"{c.module}.{c.attribute}".strip("."): (c.before, c.after) for c in result.changes}
 
 
 class Attention(nn.Module):
@@ -435,21 +403,6 @@ def test_an_order_of_positions_that_the_class_cannot_have_is_refused() -> None:
     with pytest.raises(
         edgeprune.ModelNotSupported, match=r"test_to_module.py:\d+ \(roll\): .*order of positions"
     ):
-        edgeprune.to_module(pruned, model)
-
-
-def test_a_scale_that_the_class_recomputes_is_refused() -> None:
-    """Attention with the default scale takes that of the narrower head: not what was proved."""
-    model = net(
-        lambda m, x: m.o(F.scaled_dot_product_attention(m.q(x), m.k(x), m.v(x))),
-        q=nn.Linear(6, 16),
-        k=nn.Linear(6, 16),
-        v=nn.Linear(6, 16),
-        o=nn.Linear(16, 5),
-    )
-    pruned = edgeprune.prune(model, (noise(2, 5, 6),))
-
-    with pytest.raises(edgeprune.ModelNotSupported, match="scaled_dot_product_attention"):
         edgeprune.to_module(pruned, model)
 
 
