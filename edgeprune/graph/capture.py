@@ -38,6 +38,7 @@ from edgeprune.graph.observe import Facts, observe
 from edgeprune.graph.outputs import foreign, know_dataclasses, known_outputs
 from edgeprune.graph.provenance import error_line, keep_only_provenance, module_path
 from edgeprune.graph.quiet import quietly
+from edgeprune.graph.untold import exported_untold
 from edgeprune.recipe.trial import same_buffers
 
 _BATCH_FIXED = "dynamic batch: the model fixes its batch size, so the graph does too"
@@ -187,7 +188,7 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 def _export(
     model: nn.Module, given: Inputs, dynamic_batch: bool, assigned: set[str]
 ) -> tuple[ExportedProgram, bool]:
-    """Export non-strict, then strict, then a draft; with a dynamic batch if the model allows it.
+    """Export non-strict, strict or a draft, in this order; with a dynamic batch where possible.
 
     A dynamic batch is traced with one sample more than the run that is compared with eager has:
     what export bakes in is right for the traced batch alone. A fixed batch is the example's own.
@@ -216,7 +217,7 @@ def _first_that_works(
     assigned: set[str],
 ) -> ExportedProgram | ModelNotSupported:
     """The program of the first way to export that works at `traced`, or why none does."""
-    failures: list[str] = []
+    failures: dict[str, dict[str, None]] = {}  # ways by what they said
     place = ""
     for dim, way in ways:
         copies = clone(traced)
@@ -232,14 +233,14 @@ def _first_that_works(
                 drop_appended_copies_(program)
             return program
         except Exception as error:  # torch.export raises anything, user code included
-            failures.append(f"{way}: {_first_lines(error)}")
+            failures.setdefault(_first_lines(error), {})[way] = None
             cause = error
             place = place or error_line(error)
     where = " ".join(filter(None, (type(model).__name__, place)))
     refusal = ModelNotSupported(
         f"capture at {where}: expected a graph from torch.export, got "
-        + " | ".join(dict.fromkeys(failures))
-        + f". {_remedy(failures)}",
+        + " | ".join(f"{', '.join(tried)}: {said}" for said, tried in failures.items())
+        + f". {_remedy([*failures])}",
         where=place or where,
     )
     refusal.__cause__ = cause
@@ -284,6 +285,7 @@ def _exported(model: nn.Module, inputs: Inputs, shapes: Shapes, *, strict: bool)
 _NON_STRICT, _STRICT = "non-strict", "strict"
 _WAYS: dict[str, Callable[[nn.Module, Inputs, Shapes], ExportedProgram]] = {
     _NON_STRICT: functools.partial(_exported, strict=False),
+    "the way of eager": exported_untold,
     _STRICT: functools.partial(_exported, strict=True),
     "draft": draft,
 }
