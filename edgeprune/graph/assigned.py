@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from itertools import zip_longest
 
 import torch
 from torch import nn
@@ -71,3 +72,38 @@ def drop_appended_copies_(program: ExportedProgram) -> None:
         if node.target is aten.copy_.default and node.name.startswith(_APPENDED):
             program.graph.erase_node(node)
     program.graph_module.recompile()
+
+
+@contextlib.contextmanager
+def same_containers(model: nn.Module) -> Iterator[None]:
+    """Put lists and dicts that modules hold back in place: torch.export leaves copies of them.
+
+    One that two modules share, or that the user holds too, stays shared.
+    """
+    held = [
+        (module, name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if type(value) in (list, dict)
+    ]
+    try:
+        yield
+    finally:
+        for module, name, value in held:
+            if type(vars(module).get(name)) is type(value):
+                vars(module)[name] = _filled(value, vars(module)[name])
+
+
+def _filled(old: object, new: object) -> object:
+    """`old` with the contents of `new`, if both are lists or dicts; else `new`."""
+    if old is new:
+        return new
+    if isinstance(old, dict) and type(old) is type(new) is dict:
+        contents = {key: _filled(old.get(key), value) for key, value in new.items()}
+        old.clear()
+        old.update(contents)
+        return old
+    if isinstance(old, list) and type(old) is type(new) is list:
+        old[:] = [_filled(*pair) for pair in zip_longest(old[: len(new)], new)]
+        return old
+    return new

@@ -19,7 +19,11 @@ from torch.export.dynamic_shapes import ShapesCollection
 
 from edgeprune.errors import DrawsNumbers, EdgepruneError, ModelNotSupported, UsageError
 from edgeprune.graph.arguments import as_inputs, require_module
-from edgeprune.graph.assigned import assigned_buffers, drop_appended_copies_
+from edgeprune.graph.assigned import (
+    assigned_buffers,
+    drop_appended_copies_,
+    same_containers,
+)
 from edgeprune.graph.comparison import (
     compare,
     eager,
@@ -178,7 +182,7 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with same_buffers(model):
+        with same_buffers(model), same_containers(model):
             yield
     finally:
         for module, mode in modes:
@@ -329,9 +333,7 @@ def _dropped(model: nn.Module, module: CapturedModule) -> tuple[str, ...]:
 
 def _lost(model: nn.Module, module: CapturedModule, batch_fixed: bool) -> tuple[str, ...]:
     """What the graph in eval mode no longer has, for the user to know."""
-    lost: list[str] = []
-    if batch_fixed:
-        lost.append(_BATCH_FIXED)
+    lost = [_BATCH_FIXED] if batch_fixed else []
     nodes = list(module.graph.nodes)
     visited = {module_path(node) for node in nodes if node.op == "call_function"}
     # A leaf whose weights another module reads directly: MultiheadAttention.out_proj.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Mapping
 from typing import TypeGuard
 
 import torch
@@ -126,10 +127,24 @@ def _let_views_copy_(module: fx.GraphModule) -> None:
     other sizes or training choose, lays its result out in another order, and `view` refuses that:
     attention whose values have a head dim of their own, attention with dropout.
     """
-    shared = shared_writes(module.graph)
+    shared, root = shared_writes(module.graph), storages(module.graph)
     for node in module.graph.nodes:
-        if node.target is aten.view.default and node.name not in shared:
+        if node.target is not aten.view.default:
+            continue
+        if node.name not in shared or _is_alone(node.args[0], root):
             node.target = aten.reshape.default
+
+
+def _is_alone(value: object, root: Mapping[fx.Node, fx.Node]) -> bool:
+    """Whether nothing reads the storage of a value but the one view that is made of it.
+
+    Then a write through the view may as well go into a copy.
+    """
+    while isinstance(value, fx.Node) and len(value.users) == 1:
+        if root[value] is value:
+            return value.op == "call_function"
+        value = next((n for n in value.all_input_nodes if root[n] is root[value]), None)
+    return False
 
 
 def _is_zero(size: int | torch.SymInt) -> bool:

@@ -63,8 +63,7 @@ def graph_to_json(graph: fx.Graph, *, pickled: bool = False) -> str:
     if not pickled:
         try:
             given, gives = specs_of(graph)
-            plain = (given, without_classes(gives))
-            specs = [json.loads(pytree.treespec_dumps(spec)) for spec in plain]
+            specs = [_spec_to_json(spec) for spec in (given, without_classes(gives))]
         except Exception as error:  # a type of the user's that pytree cannot name
             raise _unwritable("the call", "tuples, lists and dicts", str(error)) from error
     head: dict[str, Json] = {
@@ -76,6 +75,14 @@ def graph_to_json(graph: fx.Graph, *, pickled: bool = False) -> str:
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in head.items()]
     nodes = ",\n".join(f"    {json.dumps(_node_to_json(node, pickled))}" for node in graph.nodes)
     return "\n".join(["{", *lines, f'  "nodes": [\n{nodes}\n  ]', "}\n"])
+
+
+def _spec_to_json(spec: pytree.TreeSpec) -> Json:
+    text = pytree.treespec_dumps(spec)
+    if pytree.treespec_loads(text) != spec:
+        raise ValueError(f"{spec}, whose keys JSON cannot hold")
+    structure: Json = json.loads(text)
+    return structure
 
 
 def specs_of(graph: fx.Graph) -> Specs:

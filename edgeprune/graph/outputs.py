@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections import OrderedDict, defaultdict, deque, namedtuple
+from collections import namedtuple
 from collections.abc import Iterator
 
 import torch
@@ -20,9 +20,6 @@ from edgeprune.errors import ModelNotSupported
 
 # What torch.export takes for a member of an output.
 _KNOWN = (torch.Tensor, int, float, str, type(None), torch.SymInt, torch.SymFloat, torch.SymBool)
-
-# Containers that any Python has.
-_CONTAINERS = (list, dict, OrderedDict, defaultdict, deque)
 
 
 def know_dataclasses(tree: object) -> None:
@@ -51,28 +48,24 @@ def know_dataclasses_of(spec: pytree.TreeSpec) -> None:
 
 
 def without_classes(spec: pytree.TreeSpec) -> pytree.TreeSpec:
-    """The same structure, each dataclass of the user's a dict of its fields, a named tuple a tuple.
+    """The same structure, each dataclass a dict of its fields, each named tuple a tuple.
 
-    So do the outputs of transformers become dicts. For a reader that has no code of the user's.
+    So do the outputs of transformers become dicts. For a reader that has no code of the user's;
+    a field that was None has no place in the structure, and none in the dict.
     """
-    return pytree.tree_structure(_plain(spec))
-
-
-def _plain(spec: pytree.TreeSpec) -> object:
-    """A value of the structure, its leaves None."""
     if spec.type is None:
-        return None
-    members = [_plain(child) for child in spec.children()]
-    if spec.type is namedtuple or (isinstance(spec.type, type) and issubclass(spec.type, tuple)):
-        return tuple(members)
-    names = _field_names(spec.context)
-    if spec.type in _CONTAINERS or len(names) != len(members):
-        return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(members, spec.context)
-    return dict(zip(names, members, strict=True))
+        return spec
+    members = [without_classes(child) for child in spec.children()]
+    kind, context = spec.type, spec.context
+    if kind is namedtuple or (isinstance(kind, type) and issubclass(kind, tuple)):
+        kind, context = tuple, None
+    elif dataclasses.is_dataclass(kind) and len(_field_names(context)) == len(members):
+        kind, context = dict, _field_names(context)
+    return pytree.TreeSpec(kind, context, members)
 
 
 def _field_names(context: object) -> list[str]:
-    """The fields of a class: its context is their names, or (names, names of empty ones)."""
+    """The fields of a dataclass: its context is their names, or (names, names of empty ones)."""
     if isinstance(context, tuple | list) and context and isinstance(context[0], list):
         context = context[0]
     names = context if isinstance(context, list | tuple) else []

@@ -30,8 +30,8 @@ from edgeprune.surgery.prove import TOLERANCE_FLOAT32, TOLERANCE_FLOAT64
 from edgeprune.surgery.prune import Pruned
 from edgeprune.surgery.sightings import watch_graph
 from edgeprune.surgery.survivors import survivors
-from edgeprune.surgery.tagged import spelled
-from edgeprune.surgery.user_factors import move_factors
+from edgeprune.surgery.tagged import Values, spelled
+from edgeprune.surgery.user_factors import Moved, move_factors
 from edgeprune.surgery.user_layers import describe_truly
 from edgeprune.surgery.user_sizes import solve
 from edgeprune.surgery.user_tensors import put_tensors, tensors_of, unfold
@@ -116,25 +116,33 @@ def to_module(pruned: Pruned, model: M, *, seed: int = 0) -> Returned[M]:
         _refuse_call(sizes.obstacle)
     small = share(plain)
     unread = put_tensors(small, pruned.model, model)
-    for place, container, name, entry in list(integers(small)):
-        now = read(container, name, entry)
-        wanted = sizes.values.get(place, now)
-        if wanted != now:
-            write(container, name, entry, wanted)
-    renew(small)
-    for module in small.modules():
-        describe_truly(module)
+    _put_sizes(small, sizes.values)
     facts = _facts(pruned.model, inputs)
-    moved = move_factors(small, pruned.model, captured.module, facts)
-    _require_same_outputs(small, pruned, seen, inputs, moved.nodes)
-    floats = (AttributeChange(*change) for change in moved.constants)
+    moved = move_factors(small, pruned.model, captured.module, facts, seen.floats)
+    # Before the class runs, which may count its calls.
+    changes = tuple(_changes(plain, small))
+    _require_same_outputs(small, pruned, seen, inputs, moved)
+    floats = (AttributeChange(p.module, p.attribute, old, new) for p, old, new in moved.constants)
     return Returned(
         module=small,
-        changes=(*_changes(plain, small), *floats),
+        changes=(*changes, *floats),
         unread=unread,
         folded=folded,
         rescaled=tuple(moved.weights),
     )
+
+
+def _put_sizes(small: nn.Module, values: Values) -> None:
+    changed: set[str] = set()
+    for place, container, name, entry in list(integers(small)):
+        now = read(container, name, entry)
+        wanted = values.get(place, now)
+        if wanted != now:
+            write(container, name, entry, wanted)
+            changed.add(place.module)
+    renew(small, changed)
+    for module in small.modules():
+        describe_truly(module)
 
 
 def _facts(graph: CapturedModule, inputs: Inputs) -> Facts:
@@ -197,7 +205,7 @@ def _refuse_call(call: Call) -> NoReturn:
 
 
 def _require_same_outputs(
-    small: nn.Module, pruned: Pruned, seen: Trace, inputs: Inputs, moved: Set[str]
+    small: nn.Module, pruned: Pruned, seen: Trace, inputs: Inputs, moved: Moved
 ) -> None:
     captured = pruned.analysis.captured
     trials = [inputs]
@@ -214,13 +222,18 @@ def _require_same_outputs(
             if not deviation(got, want) <= TOLERANCE_FLOAT32 and not _same_in_float64(
                 small, pruned.model, trial
             ):
-                place = _first_difference(small, pruned.model, seen, trial, moved)
+                place = _first_difference(small, pruned.model, seen, trial, moved.nodes)
+                why = (
+                    "a scale that stays, a mean over the dense width or an order of positions has "
+                    "no place in this class"
+                )
+                if moved.coarse is not None:
+                    why = f"{moved.coarse} is too coarse for what its weights have to take; prune "
+                    why += "it in float32, and cast what comes back"
                 _refuse(
                     place,
                     "what the pruned graph computes there",
-                    f"outputs {deviation(got, want):.3g} standard deviations away: a scale that "
-                    "stays, a mean over the dense width or an order of positions has no place in "
-                    "this class",
+                    f"outputs {deviation(got, want):.3g} standard deviations away: {why}",
                 )
 
 

@@ -6,10 +6,12 @@ function mode sees every call of torch with them, and hands out tagged sizes of 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import types
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
 import torch
@@ -25,7 +27,7 @@ from edgeprune.graph.provenance import running_line
 from edgeprune.recipe.trial import same_buffers
 from edgeprune.surgery.call import Call, Count, Function, Shape, template, untagged
 from edgeprune.surgery.sightings import Sighting, Sightings
-from edgeprune.surgery.tagged import Known, Log, Place, Tagged, expression_of
+from edgeprune.surgery.tagged import Known, Log, Place, Tagged, TaggedFloat, expression_of
 from edgeprune.surgery.uncached import uncached
 from edgeprune.surgery.user_tensors import tensors_of
 
@@ -35,17 +37,33 @@ aten = torch.ops.aten
 # Arguments that no shape betrays: where the graph's node and torch's function have them.
 _COUNTS: dict[object, int] = {aten.group_norm.default: 1}
 
+# Longer tuples, lists and dicts hold data (a vocabulary), no sizes.
+_MOST_SIZES = 256
+# What a module may hold that has attributes, and none of its own choice.
+_NO_CONFIGURATION = (
+    nn.Module,
+    torch.Tensor,
+    type,
+    types.FunctionType,
+    types.MethodType,
+    types.ModuleType,
+)
+
 # torch's own bookkeeping, and what is read of a tensor without computing.
 _SIZES = ("shape", "size", "numel", "__len__", "nelement")
 
 
 @dataclass(slots=True)
 class Trace:
-    """What the user's code did: its calls in order, and the comparisons it made of integers."""
+    """What the user's code did: its calls in order, and the comparisons it made of integers.
+
+    `floats`: for each float attribute the graph's nodes that read it, `""` for another use.
+    """
 
     calls: list[Call] = field(default_factory=list)
     log: Log = field(default_factory=Log)
     dense: dict[Place, int] = field(default_factory=dict)
+    floats: dict[Place, list[str]] = field(default_factory=lambda: defaultdict(list))
     outputs: tuple[object, ...] = ()
 
 
@@ -71,7 +89,9 @@ def trace(
     for place, container, name, entry in integers(dummy):
         seen.dense[place] = int(read(container, name, entry))
         write(container, name, entry, Tagged.of(seen.dense[place], place, seen.log))
-    renew(dummy.eval())
+    for place, owner, name in floats(dummy):
+        owner[name] = TaggedFloat.of(cast(float, owner[name]), place, seen.log)
+    renew(dummy.eval(), {place.module for place in seen.dense})
     mode = _Watch(seen, sightings, {node.name: node for node in graph.nodes})
     for path, tensor in tensors_of(dummy).items():
         if path in after:
@@ -83,51 +103,75 @@ def trace(
     with torch.no_grad(), same_buffers(model), uncached(dummy), mode:
         result = dummy(*copies.args, **copies.kwargs)
     seen.outputs = tuple(pytree.tree_leaves(only_known(result)))
+    for place in seen.log.computed:
+        seen.floats[place].append("")
     return seen
 
 
 def integers(model: nn.Module) -> Iterator[tuple[Place, dict[str, object], str, int | None]]:
     """Every integer attribute of every submodule, and of plain objects and dicts that these hold.
 
-    The last three say where to write it: into the dict, under the name, as that entry.
+    The last three say where to write it: into the dict, under the name, as that entry. Of tuples
+    and lists those of a size that sizes have.
     """
+    for place, owner, name in _attributes(model):
+        value = owner[name]
+        if _is_integer(value):
+            yield place, owner, name, None
+        elif isinstance(value, tuple | list) and len(value) <= _MOST_SIZES:
+            for entry in range(len(value) if all(map(_is_integer, value)) else 0):
+                yield replace(place, entry=entry), owner, name, entry
+
+
+def floats(model: nn.Module) -> Iterator[tuple[Place, dict[str, object], str]]:
+    """Every float attribute, where `integers` looks for integers."""
+    for place, owner, name in _attributes(model):
+        if type(owner[name]) in (float, TaggedFloat):
+            yield place, owner, name
+
+
+def _attributes(model: nn.Module) -> Iterator[tuple[Place, dict[str, object], str]]:
     held: set[int] = set()
     for path, module in model.named_modules():
         for owner, prefix in _objects(module, held):
-            for name, value in list(owner.items()):
-                if _is_integer(value):
-                    yield Place(path, prefix + name), owner, name, None
-                elif isinstance(value, tuple | list) and value and all(map(_is_integer, value)):
-                    for entry in range(len(value)):
-                        yield Place(path, prefix + name, entry), owner, name, entry
+            for name in list(owner):
+                yield Place(path, prefix + name), owner, name
 
 
 def _objects(module: nn.Module, held: set[int]) -> Iterator[tuple[dict[str, object], str]]:
+    """Dicts of attributes: the module's, those of objects it holds, and dicts it holds."""
     yield vars(module), ""
     for name, value in vars(module).items():
-        plain = not isinstance(value, nn.Module | torch.Tensor | type | types.FunctionType)
-        attributes = value if isinstance(value, dict) else getattr(value, "__dict__", None)
-        if plain and isinstance(attributes, dict) and not name.startswith("_"):
-            if id(value) in held or isinstance(value, types.ModuleType | types.MethodType):
-                continue
-            held.add(id(value))
-            yield attributes, f"{name}."
+        if name.startswith("_") or id(value) in held:
+            continue
+        held.add(id(value))
+        if type(value) in (dict, OrderedDict):
+            if len(value) <= _MOST_SIZES and all(isinstance(key, str) for key in value):
+                yield value, f"{name}."
+        elif not isinstance(value, _NO_CONFIGURATION):
+            attributes = getattr(value, "__dict__", None)
+            if isinstance(attributes, dict):
+                yield attributes, f"{name}."
 
 
-def renew(model: nn.Module) -> None:
-    """Let every module that keeps a state of its own derive from it what its forward reads.
+def renew(model: nn.Module, modules: Set[str]) -> None:
+    """Let those of `modules` that keep a state of their own derive from it what forward reads.
 
     A Rearrange layer of einops copies and pickles as its pattern and `axes_lengths`, and computes
     with numbers that it derived from them.
     """
-    for module in model.modules():
+    for path in modules:
+        module = model.get_submodule(path)
         kinds = type(module).__mro__[: type(module).__mro__.index(nn.Module)]
         own = all(any(name in vars(k) for k in kinds) for name in ("__getstate__", "__setstate__"))
         if own and not (*module.parameters(), *module.buffers()):
-            mode = module.training
+            modes = [(inner, inner.training) for inner in module.modules()]
             # torch ships these two without annotations.
-            module.__setstate__(module.__getstate__())  # type: ignore[no-untyped-call]
-            module.training = mode
+            with contextlib.suppress(Exception):  # one that refuses stays as it is
+                state = copy.copy(module.__getstate__())  # type: ignore[no-untyped-call]
+                module.__setstate__(state)  # type: ignore[no-untyped-call]
+            for inner in module.modules():
+                inner.training = dict(modes).get(inner, module.training)
 
 
 def _is_integer(value: object) -> bool:
@@ -183,7 +227,10 @@ class _Watch(TorchFunctionMode):
             "tuple[tuple[object, ...], dict[str, object]]", untagged((args, named))
         )
         result = func(*plain_args, **plain_kwargs)
-        self._note(func, arguments, result)
+        node = self._note(func, arguments, result)
+        for leaf in pytree.tree_leaves((args, named)):
+            if isinstance(leaf, TaggedFloat):
+                self.seen.floats[leaf.place].append(node)
         return result
 
     def _after(self, tensor: torch.Tensor) -> Shape | None:
@@ -212,24 +259,27 @@ class _Watch(TorchFunctionMode):
     def _size(self, before: int, after: int) -> Tagged:
         return Tagged.of(before, Known(after), self.seen.log)
 
-    def _note(self, func: Function, arguments: object, result: object) -> None:
+    def _note(self, func: Function, arguments: object, result: object) -> str:
+        """Keep a call; the name of the graph's node that is its first result, if one is."""
         tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         if not tensors and _name(func) != "__setitem__":
-            return
+            return ""
         where = running_line()
         found = [self.sightings.find(tensor, where) for tensor in tensors]
         for tensor, sighting in zip(tensors, found, strict=True):
             self.shapes[tensor] = self._learnt(tensor, sighting)
+        node = next((s.node for s in found if s is not None), "")
         self.seen.calls.append(
             Call(
                 function=func,
                 args=arguments,
                 results=tuple((tuple(t.shape), self._after(t)) for t in tensors),
                 where=where,
-                node=next((s.node for s in found if s is not None), ""),
+                node=node,
                 count=self._count(arguments, found),
             )
         )
+        return node
 
     def _learnt(self, tensor: torch.Tensor, sighting: Sighting | None) -> Shape | None:
         return self._after(tensor) if sighting is None else sighting.after

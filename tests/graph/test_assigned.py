@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_nets import image, noise
+from small_nets import image, net, noise
 from torch import nn
 
 from edgeprune.errors import ModelNotSupported
@@ -184,3 +184,18 @@ def test_what_forward_makes_keeps_its_precision():
     assert module.double().get_buffer(name).dtype == torch.float64
     assert torch.equal(module.half().get_buffer(name), made.double())
     assert module.get_buffer("shift").dtype == torch.float16
+
+
+def test_lists_and_dicts_of_the_users_stay_the_same_objects():
+    """torch.export leaves copies in their place; one that two modules share stays shared."""
+    inner = {"deep": 1}
+    settings, sizes = {"heads": 4, "in": inner}, [1, [2]]
+    model = net(lambda m, x: m.b(m.a(x)), a=nn.Linear(6, 8), b=nn.Linear(8, 4))
+    model.settings, model.a.settings, model.b.sizes = settings, settings, sizes
+
+    capture(model, (noise(2, 6),))
+
+    assert model.settings is model.a.settings is settings
+    assert settings["in"] is inner
+    assert model.b.sizes is sizes
+    assert (settings, sizes) == ({"heads": 4, "in": {"deep": 1}}, [1, [2]])

@@ -357,3 +357,22 @@ def test_a_view_that_is_written_through_stays_one() -> None:
 def _doubled(y: torch.Tensor) -> torch.Tensor:
     y.view(-1, 2, 4)[:, 0].mul_(2.0)
     return y
+
+
+def test_a_write_behind_such_a_view_copies_where_nothing_else_reads() -> None:
+    """The result of attention that is read by one view alone: a copy loses no write."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value, self.out = nn.Linear(32, 32), nn.Linear(32, 7)
+
+        def forward(self, x):
+            batch, tokens, _ = x.shape
+            both = (x, self.value(x))
+            asked, given = (y.view(batch, tokens, 2, 16).transpose(1, 2) for y in both)
+            mixed = nn.functional.scaled_dot_product_attention(asked, asked, given)
+            y = mixed.transpose(1, 2).contiguous().view(batch, tokens, -1)
+            return self.out(nn.functional.relu(y, inplace=True))
+
+    assert prune(randomised(Attention()), (noise(2, 5, 32),)).proof.outcome == "proved"

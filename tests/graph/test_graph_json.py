@@ -12,7 +12,9 @@ from typing import NamedTuple
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_nets import Net
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from edgeprune.errors import ModelNotSupported, UsageError
 from edgeprune.graph.capture import capture
@@ -249,3 +251,38 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"\x80\x04cos\nsystem\n")
     with pytest.raises(UsageError, match=r"weights\.safetensors"):
         load(tmp_path)
+
+
+class Box:
+    """A container that its author registered, with something else than names in its context."""
+
+    def __init__(self, inside, kind):
+        self.rows, self.inside, self.kind = len(inside), inside, kind
+
+
+pytree.register_pytree_node(
+    Box,
+    lambda box: ([box.inside], [box.kind]),
+    lambda members, context: Box(members[0], context[0]),
+    serialized_type_name="test_graph_json.Box",
+)
+
+
+def test_a_container_that_its_author_registered_comes_back_as_itself(tmp_path):
+    """It is no dataclass: what stands in its context are no names of fields."""
+    model = Net(lambda m, x: Box(m.a(x), "logits"), {"a": nn.Linear(4, 3)})
+    module = capture(model.eval(), (torch.ones(2, 4),)).module
+    save(module, tmp_path)
+
+    found = load(tmp_path)(torch.ones(2, 4))
+
+    assert (type(found), found.kind) == (Box, "logits")
+
+
+def test_keys_that_json_cannot_hold_are_told_when_the_bundle_is_written(tmp_path):
+    """A key of two numbers would come back as a list, and no dict takes that."""
+    model = Net(lambda m, x: {(0, 1): m.a(x)}, {"a": nn.Linear(4, 3)})
+    module = capture(model.eval(), (torch.ones(2, 4),)).module
+
+    with pytest.raises(ModelNotSupported, match="keys JSON cannot hold"):
+        save(module, tmp_path)

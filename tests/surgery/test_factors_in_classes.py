@@ -179,3 +179,125 @@ def test_the_modes_of_the_pruned_graph_are_not_touched() -> None:
 
     assert pruned.model.training
     assert torch.equal(pruned.model.get_buffer("s.running_mean"), before)
+
+
+class Own(nn.Module):
+    """A hidden norm whose forward is given; `numbers` become attributes."""
+
+    def __init__(self, run: Callable[..., torch.Tensor], **numbers: object) -> None:
+        super().__init__()
+        self.run, self.w, self.free = run, param(8), param(6)
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(6, 4)
+        for name, number in numbers.items():
+            setattr(self, name, number)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.run(self, x)
+
+
+def rms(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """RMSNorm, its weight first."""
+    return weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+
+
+def test_a_number_that_equals_eps_is_not_eps() -> None:
+    """Which attribute forward adds is traced: a dropout rate of the same value stays."""
+
+    def run(m: Own, x: torch.Tensor) -> torch.Tensor:
+        y = F.dropout(rms(m.a(x), m.w, m.eps), m.rate, m.training)
+        return m.b(y)
+
+    result = returned(randomised(Own(run, eps=0.1, rate=0.1)), noise(3, 6))
+
+    assert changed(result)["eps"] == (0.1, 0.2)
+    assert result.module.rate == 0.1
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda m, x: m.b(rms(m.a(x), m.w, 1e-6)),
+        lambda m, x: m.b(rms(m.a(x), m.w, m.eps)) + m.c(rms(x, m.free, m.eps)),
+        lambda m, x: m.b(rms(m.a(x), m.w, m.eps)) + m.c(F.layer_norm(x, (6,), eps=m.eps)),
+        lambda m, x: m.b(rms(m.a(x), m.w, 2 * m.eps)),
+    ],
+    ids=["in the source", "another norm", "layer_norm", "computed"],
+)
+def test_an_eps_that_serves_others_too_is_refused(run: Callable[..., torch.Tensor]) -> None:
+    """1e-6 shows in no output of usual size; an attribute changes only if all readers want it."""
+    with pytest.raises(edgeprune.ModelNotSupported, match="a mean over the dense width"):
+        returned(randomised(Own(run, eps=1e-6)), noise(3, 6))
+
+
+class Settings:
+    """A plain object with numbers."""
+
+    def __init__(self) -> None:
+        self.eps = 1e-2
+
+
+@pytest.mark.parametrize(
+    ("run", "held", "name"),
+    [
+        (lambda m, x: m.b(rms(m.a(x), m.w, m.held.eps)), Settings(), "held.eps"),
+        (lambda m, x: m.b(rms(m.a(x), m.w, m.held["eps"])), {"eps": 1e-2}, "held.eps"),
+    ],
+)
+def test_eps_is_found_in_objects_and_dicts(
+    run: Callable[..., torch.Tensor], held: object, name: str
+) -> None:
+    """Where integers are looked for, floats are too."""
+    result = returned(randomised(Own(run, held=held)), noise(3, 6))
+
+    assert changed(result)[name] == (1e-2, 2e-2)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda m, y: rms(y, m.w, m.eps),
+        lambda m, y: m.w * (y / (y.pow(2).mean(-1, keepdim=True) + m.eps) ** 0.5),
+        lambda m, y: (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + m.eps)).relu(),
+        lambda m, y: m.w * (y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 0)),
+    ],
+    ids=["left to right", "power", "relu to the next layer", "no eps"],
+)
+def test_other_spellings(norm: Callable[..., torch.Tensor]) -> None:
+    """Whatever is proportional hands the factor on."""
+    assert returned(randomised(Own(lambda m, x: m.b(norm(m, m.a(x))), eps=1e-2)), noise(3, 6))
+
+
+def test_one_norm_without_weights_serves_two_widths_that_shrink_alike() -> None:
+    """Its eps changes once."""
+
+    def run(m: Own, x: torch.Tensor) -> torch.Tensor:
+        one, two = m.a(x), m.d(x)
+        scaled = [y * torch.rsqrt(y.square().mean(-1, keepdim=True) + m.eps) for y in (one, two)]
+        return m.b(scaled[0]) + m.e(scaled[1])
+
+    model = Own(run, eps=1e-2, d=nn.Linear(6, 8), e=nn.Linear(8, 4))
+
+    assert changed(returned(randomised(model), noise(3, 6)))["eps"] == (1e-2, 2e-2)
+
+
+def test_a_norm_of_queries_takes_the_factor_of_its_mean_and_the_scale() -> None:
+    """RMSNorm right before attention with the default scale: one weight takes both."""
+    model = net(
+        lambda m, x: m.o(F.scaled_dot_product_attention(m.n(m.q(x)), m.k(x), m.v(x))),
+        q=nn.Linear(6, 16),
+        n=nn.RMSNorm(16, eps=1e-2),
+        k=nn.Linear(6, 16),
+        v=nn.Linear(6, 16),
+        o=nn.Linear(16, 5),
+    )
+
+    assert "n.weight" in returned(model, noise(2, 5, 6)).rescaled
+
+
+def test_half_precision_is_told_as_the_reason() -> None:
+    """A root of 2 has no place in a weight of bfloat16; a result that is nearly right is none."""
+    model = between(Spelled(lambda w: w)).to(torch.bfloat16)
+    pruned = edgeprune.prune(model, (noise(3, 6).to(torch.bfloat16),))
+
+    with pytest.raises(edgeprune.ModelNotSupported, match="prune it in float32"):
+        edgeprune.to_module(pruned, model)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
+import types
 
 import pytest
 import timm
@@ -627,3 +629,105 @@ def test_a_layer_that_restores_itself_keeps_its_number_when_copied() -> None:
 
     assert changed(result)["apart.axes.heads"] == (4, 2)
     assert copy.deepcopy(result.module).apart._given == (("heads", 2),)
+
+
+@functools.lru_cache
+def steps(n: int) -> int:
+    """A recursion that only its cache makes short."""
+    return n if n < 2 else (steps(n - 1) + steps(n - 2)) % 7
+
+
+@functools.lru_cache
+def drawn(n: int) -> torch.Tensor:
+    """A table that is the same only because it is remembered."""
+    return torch.randn(n)
+
+
+def test_caches_that_must_answer_as_before_do() -> None:
+    """A recursion stays short; what is remembered for its identity stays the same."""
+    model = net(
+        lambda m, x: m.b(m.a(x).relu()) * (1.0 + steps(m.deep)) + drawn(m.wide),
+        a=nn.Linear(6, 8),
+        b=nn.Linear(8, 4),
+        deep=60,
+        wide=4,
+    )
+
+    assert returned(model, noise(3, 6))
+    assert type(steps) is type(drawn) is functools._lru_cache_wrapper
+
+
+def test_cached_functions_come_back_past_a_module_that_refuses() -> None:
+    """A module of somebody's that forbids setting attributes stands in nobody's way."""
+
+    class Closed(types.ModuleType):
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError("read only")
+
+    closed = Closed("closed_to_all")
+    vars(closed)["known"] = held = functools.lru_cache(abs)
+    sys.modules["closed_to_all"] = closed
+    try:
+        returned(net(lambda m, x: m.b(m.a(x)), a=nn.Linear(6, 8), b=nn.Linear(8, 4)), noise(3, 6))
+    finally:
+        del sys.modules["closed_to_all"]
+
+    assert closed.known is held
+    assert type(steps) is functools._lru_cache_wrapper
+
+
+class Config(dict):
+    """A dict whose numbers are attributes too."""
+
+
+class Careful(nn.Module):
+    """A layer whose state is its own dict, cleared before it is filled, with a layer inside."""
+
+    def __init__(self, heads: int = 4) -> None:
+        super().__init__()
+        self.heads, self.drop = heads, nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.drop(x.view(x.shape[0], self.heads, 4))
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"heads": self.heads}
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def test_a_layer_that_restores_itself_keeps_its_mode() -> None:
+    """__init__ makes everything inside in training mode; the trace is in eval mode."""
+    model = net(
+        lambda m, x: m.b((m.apart(m.a(x)) * m.gain).flatten(1)),
+        a=nn.Linear(4, 16),
+        apart=Careful(),
+        gain=param(4, 1),
+        b=nn.Linear(16, 5),
+    )
+
+    assert changed(returned(model, noise(2, 4)))["apart.heads"] == (4, 2)
+
+
+@pytest.mark.parametrize("held", [{0: 64, 1: 128}, {(1, 2): 3}, {"ids": list(range(30000))}])
+def test_dicts_that_hold_no_sizes_are_left_alone(held: dict[object, object]) -> None:
+    """Keys that are no names, and data of any length."""
+    model = net(lambda m, x: m.b(m.a(x).relu()), a=nn.Linear(6, 8), b=nn.Linear(8, 4), held=held)
+
+    assert returned(model, noise(3, 6)).module.held == held
+
+
+def test_attributes_of_a_dict_of_the_users_class_follow() -> None:
+    """`config.heads` of a class of dicts is an attribute like any other."""
+    config = Config()
+    config.heads = 4
+    model = net(
+        lambda m, x: m.b((m.a(x).view(-1, m.config.heads, 4) * m.gain).flatten(1)),
+        a=nn.Linear(6, 16),
+        gain=param(4, 1),
+        b=nn.Linear(16, 4),
+        config=config,
+    )
+
+    assert changed(returned(model, noise(3, 6)))["config.heads"] == (4, 2)
