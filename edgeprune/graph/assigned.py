@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from itertools import zip_longest
 
 import torch
 from torch import nn
@@ -78,7 +77,8 @@ def drop_appended_copies_(program: ExportedProgram) -> None:
 def same_containers(model: nn.Module) -> Iterator[None]:
     """Put lists and dicts that modules hold back in place: torch.export leaves copies of them.
 
-    One that two modules share, or that the user holds too, stays shared.
+    One that two modules share, or that the user holds too, stays shared. What forward itself puts
+    in place, or changes, is left as it is.
     """
     held = [
         (module, name, value)
@@ -90,20 +90,16 @@ def same_containers(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, name, value in held:
-            if type(vars(module).get(name)) is type(value):
-                vars(module)[name] = _filled(value, vars(module)[name])
+            if _is_copy(vars(module).get(name), value):
+                vars(module)[name] = value
 
 
-def _filled(old: object, new: object) -> object:
-    """`old` with the contents of `new`, if both are lists or dicts; else `new`."""
-    if old is new:
-        return new
-    if isinstance(old, dict) and type(old) is type(new) is dict:
-        contents = {key: _filled(old.get(key), value) for key, value in new.items()}
-        old.clear()
-        old.update(contents)
-        return old
-    if isinstance(old, list) and type(old) is type(new) is list:
-        old[:] = [_filled(*pair) for pair in zip_longest(old[: len(new)], new)]
-        return old
-    return new
+def _is_copy(new: object, old: object) -> bool:
+    """Whether a list or dict holds the very things that another does, copies of containers too."""
+    if new is old:
+        return True
+    if isinstance(new, dict) and isinstance(old, dict) and type(new) is type(old):
+        return new.keys() == old.keys() and all(_is_copy(new[key], old[key]) for key in new)
+    if isinstance(new, list | tuple) and isinstance(old, list | tuple) and type(new) is type(old):
+        return len(new) == len(old) and all(map(_is_copy, new, old))
+    return False

@@ -16,15 +16,7 @@ from typing import TypeAlias
 import torch
 from torch.utils import _pytree as pytree
 
-from edgeprune.surgery.tagged import (
-    Expression,
-    Place,
-    Tagged,
-    TaggedFloat,
-    Values,
-    evaluate,
-    places,
-)
+from edgeprune.surgery.tagged import Expression, Place, Tagged, Values, evaluate, places
 
 Shape: TypeAlias = tuple[int, ...]
 Function: TypeAlias = Callable[..., object]
@@ -188,8 +180,6 @@ def template(arguments: object, after: Callable[[torch.Tensor], Shape | None]) -
                 return Ghost(tuple(leaf.shape), after(leaf), leaf.dtype)
             case Tagged():
                 return Number(int(leaf), leaf.expression)
-            case TaggedFloat():
-                return leaf.plain
             case slice():
                 return Cut(replace(leaf.start), replace(leaf.stop), replace(leaf.step))
             case torch.Size():
@@ -200,15 +190,13 @@ def template(arguments: object, after: Callable[[torch.Tensor], Shape | None]) -
 
 
 def untagged(arguments: object) -> object:
-    """The same arguments with plain numbers: not all of torch takes others."""
+    """The same arguments with plain integers: not all of torch takes others."""
 
     def plain(leaf: object) -> object:
         if isinstance(leaf, slice):
             return slice(plain(leaf.start), plain(leaf.stop), plain(leaf.step))
         if isinstance(leaf, torch.Size):
             return torch.Size(int(size) for size in leaf)
-        if isinstance(leaf, TaggedFloat):
-            return leaf.plain
         return int(leaf) if isinstance(leaf, Tagged) else leaf
 
     return pytree.tree_map(plain, arguments)

@@ -101,10 +101,9 @@ class Comparison:
 
 @dataclass(slots=True)
 class Log:
-    """Comparisons made so far, each once, in order; and floats that Python code computed with."""
+    """Comparisons made so far, each once, in order."""
 
     comparisons: dict[Comparison, None] = field(default_factory=dict)
-    computed: set[Place] = field(default_factory=set)
 
 
 class Tagged(int):
@@ -203,46 +202,3 @@ class Tagged(int):
 def expression_of(value: int) -> Expression:
     """The expression of a tagged integer; any other is a number in the code."""
     return value.expression if isinstance(value, Tagged) else Known(int(value))
-
-
-class TaggedFloat(float):
-    """A float that knows its place until it is computed with, which its log notes."""
-
-    place: Place
-    log: Log
-
-    @classmethod
-    def of(cls, value: float, place: Place, log: Log) -> TaggedFloat:
-        """`value`, which the attribute at `place` has."""
-        made = cls(value)
-        made.place = place
-        made.log = log
-        return made
-
-    @property
-    def plain(self) -> float:
-        """The number alone; nothing is noted."""
-        return float.__pos__(self)
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[type[float], tuple[float]]:
-        """A copy, or a pickle, is a plain float."""
-        return float, (self.plain,)
-
-
-def _noted(name: str) -> Callable[..., object]:
-    compute = getattr(float, name)
-
-    def apply(self: TaggedFloat, *others: object) -> object:
-        result: object = compute(self, *others)
-        if result is not NotImplemented:
-            self.log.computed.add(self.place)
-        return result
-
-    return apply
-
-
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
-    setattr(TaggedFloat, f"__{_name}__", _noted(f"__{_name}__"))
-    setattr(TaggedFloat, f"__r{_name}__", _noted(f"__r{_name}__"))
-for _name in ("neg", "abs", "int", "float", "round"):
-    setattr(TaggedFloat, f"__{_name}__", _noted(f"__{_name}__"))

@@ -31,7 +31,8 @@ from edgeprune.surgery.prune import Pruned
 from edgeprune.surgery.sightings import watch_graph
 from edgeprune.surgery.survivors import survivors
 from edgeprune.surgery.tagged import Values, spelled
-from edgeprune.surgery.user_factors import Moved, move_factors
+from edgeprune.surgery.user_constants import owners
+from edgeprune.surgery.user_factors import Moved, factors, move_factors
 from edgeprune.surgery.user_layers import describe_truly
 from edgeprune.surgery.user_sizes import solve
 from edgeprune.surgery.user_tensors import put_tensors, tensors_of, unfold
@@ -117,8 +118,13 @@ def to_module(pruned: Pruned, model: M, *, seed: int = 0) -> Returned[M]:
     small = share(plain)
     unread = put_tensors(small, pruned.model, model)
     _put_sizes(small, sizes.values)
-    facts = _facts(pruned.model, inputs)
-    moved = move_factors(small, pruned.model, captured.module, facts, seen.floats)
+    modes = {path: module.training for path, module in model.named_modules()}
+    for path, module in small.named_modules():
+        # A layer that restores itself by its __init__ comes out of a copy in training mode.
+        module.training = modes.get(path, module.training)
+    moves = factors(pruned.model, captured.module, _facts(pruned.model, inputs))
+    nodes = [move.constant.node for move in moves if move.constant is not None]
+    moved = move_factors(small, moves, owners(plain, captured.module, nodes, inputs))
     # Before the class runs, which may count its calls.
     changes = tuple(_changes(plain, small))
     _require_same_outputs(small, pruned, seen, inputs, moved)

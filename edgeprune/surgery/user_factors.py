@@ -20,10 +20,9 @@ from torch import fx, nn
 
 from edgeprune.graph.module import CapturedModule
 from edgeprune.graph.observe import Facts, TensorFact
-from edgeprune.graph.provenance import module_path
 from edgeprune.surgery.routes import Routes, Weight, packet
 from edgeprune.surgery.tagged import Place
-from edgeprune.surgery.user_trace import floats
+from edgeprune.surgery.user_constants import put
 
 aten = torch.ops.aten
 
@@ -62,30 +61,26 @@ class Moved:
     coarse: torch.dtype | None = None
 
 
-def move_factors(
-    model: nn.Module,
-    graph: CapturedModule,
-    dense: CapturedModule,
-    facts: Facts,
-    reads: Mapping[Place, Sequence[str]],
-) -> Moved:
-    """Give the factors of the shrunk `graph` to weights and constants of `model` (in place).
+def factors(graph: CapturedModule, dense: CapturedModule, facts: Facts) -> tuple[Move, ...]:
+    """What moves of the shrunk `graph`; `dense` is it before surgery, `facts` are of `graph`."""
+    return tuple(_moves(graph, dense, facts))
 
-    `model` has the tensors of `graph` by name; `dense` is the graph before surgery, `facts` are
-    those of `graph`. `reads` names the nodes that read a float attribute of the class, `""` for a
-    use that is no node: one takes a factor only where all of its readers want the same. A factor
-    that finds no place stays out: the outputs will tell.
+
+def move_factors(model: nn.Module, moves: Sequence[Move], owner: Mapping[str, Place]) -> Moved:
+    """Give factors to weights and constants of `model`, which has the graph's tensors (in place).
+
+    `owner` is the attribute that a node reads as its constant; it takes a factor where all of its
+    readers want the same. A factor that finds no place stays out: the outputs will tell.
     """
     tensors = dict(model.named_parameters(remove_duplicate=False))
-    reads = {**reads, **_defaults(model, graph)}
-    owner = {node: place for place, nodes in reads.items() for node in nodes if node}
     moved, after = Moved(), dict[Place, float]()
-    for move in _consistent(list(_moves(graph, dense, facts)), reads, owner):
+    for move in _consistent(list(moves), owner):
         changed: dict[str, torch.Tensor] = {}
         for weight in move.weights:
             old = changed.get(weight.name, tensors[weight.name].data)
-            changed[weight.name] = new = _multiplied(old, weight)
-            if new.dtype.itemsize < 4 and not torch.equal(new.double(), _exact(old, weight)):
+            exact = (old.double() + weight.shift) * weight.factor - weight.shift
+            changed[weight.name] = new = exact.to(old.dtype)
+            if new.dtype.itemsize < 4 and not torch.equal(new.double(), exact):
                 moved.coarse = new.dtype
         for name, new in changed.items():
             tensors[name].data = new
@@ -93,63 +88,23 @@ def move_factors(
         moved.nodes |= move.nodes
         if move.constant is not None:
             after[owner[move.constant.node]] = move.constant.after
-    for place, before, value in _written(model, after):
-        moved.constants.append((place, before, value))
+    before = put(model, after)
+    moved.constants = [(place, before[place], value) for place, value in after.items()]
     return moved
 
 
-def _exact(old: torch.Tensor, weight: Weight) -> torch.Tensor:
-    return (old.double() + weight.shift) * weight.factor - weight.shift
-
-
-def _multiplied(old: torch.Tensor, weight: Weight) -> torch.Tensor:
-    return _exact(old, weight).to(old.dtype)
-
-
-def _written(
-    model: nn.Module, after: Mapping[Place, float]
-) -> Iterator[tuple[Place, float | None, float]]:
-    """Put numbers where they belong; (place, before, after) of each."""
-    held = {place: (container, name) for place, container, name in floats(model)}
-    for place, value in after.items():
-        container, name = held.get(place, (vars(model.get_submodule(place.module)), "eps"))
-        before = container[name]
-        container[name] = value
-        yield place, before if isinstance(before, float) else None, value
-
-
-def _defaults(model: nn.Module, graph: CapturedModule) -> dict[Place, list[str]]:
-    """Norms of torch that were given no eps, and the nodes that they are."""
-    found: dict[Place, list[str]] = defaultdict(list)
-    for node in graph.graph.nodes:
-        if node.target is aten.rms_norm.default:
-            module = model.get_submodule(module_path(node))
-            if type(module).forward is nn.RMSNorm.forward and module.eps is None:
-                found[Place(module_path(node), "eps")].append(node.name)
-    return found
-
-
-def _consistent(
-    moves: list[Move], reads: Mapping[Place, Sequence[str]], owner: Mapping[str, Place]
-) -> list[Move]:
-    """Those whose constant is an attribute that every reader of it wants to be the same."""
-    while True:
-        wanted = {m.constant.node: m.constant.after for m in moves if m.constant is not None}
-        kept = [
-            move
-            for move in moves
-            if move.constant is None
-            or (
-                move.constant.node in owner
-                and all(
-                    wanted.get(node) == move.constant.after
-                    for node in reads[owner[move.constant.node]]
-                )
-            )
-        ]
-        if len(kept) == len(moves):
-            return kept
-        moves = kept
+def _consistent(moves: list[Move], owner: Mapping[str, Place]) -> list[Move]:
+    """Those without a constant, and those whose constant all readers want to be the same."""
+    wanted: dict[Place, set[float]] = defaultdict(set)
+    for move in moves:
+        if move.constant is not None and move.constant.node in owner:
+            wanted[owner[move.constant.node]].add(move.constant.after)
+    return [
+        move
+        for move in moves
+        if move.constant is None
+        or (move.constant.node in owner and len(wanted[owner[move.constant.node]]) == 1)
+    ]
 
 
 def _moves(graph: CapturedModule, dense: CapturedModule, facts: Facts) -> Iterator[Move]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import types
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
@@ -27,7 +27,7 @@ from edgeprune.graph.provenance import running_line
 from edgeprune.recipe.trial import same_buffers
 from edgeprune.surgery.call import Call, Count, Function, Shape, template, untagged
 from edgeprune.surgery.sightings import Sighting, Sightings
-from edgeprune.surgery.tagged import Known, Log, Place, Tagged, TaggedFloat, expression_of
+from edgeprune.surgery.tagged import Known, Log, Place, Tagged, expression_of
 from edgeprune.surgery.uncached import uncached
 from edgeprune.surgery.user_tensors import tensors_of
 
@@ -55,15 +55,11 @@ _SIZES = ("shape", "size", "numel", "__len__", "nelement")
 
 @dataclass(slots=True)
 class Trace:
-    """What the user's code did: its calls in order, and the comparisons it made of integers.
-
-    `floats`: for each float attribute the graph's nodes that read it, `""` for another use.
-    """
+    """What the user's code did: its calls in order, and the comparisons it made of integers."""
 
     calls: list[Call] = field(default_factory=list)
     log: Log = field(default_factory=Log)
     dense: dict[Place, int] = field(default_factory=dict)
-    floats: dict[Place, list[str]] = field(default_factory=lambda: defaultdict(list))
     outputs: tuple[object, ...] = ()
 
 
@@ -89,8 +85,6 @@ def trace(
     for place, container, name, entry in integers(dummy):
         seen.dense[place] = int(read(container, name, entry))
         write(container, name, entry, Tagged.of(seen.dense[place], place, seen.log))
-    for place, owner, name in floats(dummy):
-        owner[name] = TaggedFloat.of(cast(float, owner[name]), place, seen.log)
     renew(dummy.eval(), {place.module for place in seen.dense})
     mode = _Watch(seen, sightings, {node.name: node for node in graph.nodes})
     for path, tensor in tensors_of(dummy).items():
@@ -103,8 +97,6 @@ def trace(
     with torch.no_grad(), same_buffers(model), uncached(dummy), mode:
         result = dummy(*copies.args, **copies.kwargs)
     seen.outputs = tuple(pytree.tree_leaves(only_known(result)))
-    for place in seen.log.computed:
-        seen.floats[place].append("")
     return seen
 
 
@@ -126,7 +118,7 @@ def integers(model: nn.Module) -> Iterator[tuple[Place, dict[str, object], str, 
 def floats(model: nn.Module) -> Iterator[tuple[Place, dict[str, object], str]]:
     """Every float attribute, where `integers` looks for integers."""
     for place, owner, name in _attributes(model):
-        if type(owner[name]) in (float, TaggedFloat):
+        if type(owner[name]) is float:
             yield place, owner, name
 
 
@@ -227,10 +219,7 @@ class _Watch(TorchFunctionMode):
             "tuple[tuple[object, ...], dict[str, object]]", untagged((args, named))
         )
         result = func(*plain_args, **plain_kwargs)
-        node = self._note(func, arguments, result)
-        for leaf in pytree.tree_leaves((args, named)):
-            if isinstance(leaf, TaggedFloat):
-                self.seen.floats[leaf.place].append(node)
+        self._note(func, arguments, result)
         return result
 
     def _after(self, tensor: torch.Tensor) -> Shape | None:
@@ -259,27 +248,24 @@ class _Watch(TorchFunctionMode):
     def _size(self, before: int, after: int) -> Tagged:
         return Tagged.of(before, Known(after), self.seen.log)
 
-    def _note(self, func: Function, arguments: object, result: object) -> str:
-        """Keep a call; the name of the graph's node that is its first result, if one is."""
+    def _note(self, func: Function, arguments: object, result: object) -> None:
         tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         if not tensors and _name(func) != "__setitem__":
-            return ""
+            return
         where = running_line()
         found = [self.sightings.find(tensor, where) for tensor in tensors]
         for tensor, sighting in zip(tensors, found, strict=True):
             self.shapes[tensor] = self._learnt(tensor, sighting)
-        node = next((s.node for s in found if s is not None), "")
         self.seen.calls.append(
             Call(
                 function=func,
                 args=arguments,
                 results=tuple((tuple(t.shape), self._after(t)) for t in tensors),
                 where=where,
-                node=node,
+                node=next((s.node for s in found if s is not None), ""),
                 count=self._count(arguments, found),
             )
         )
-        return node
 
     def _learnt(self, tensor: torch.Tensor, sighting: Sighting | None) -> Shape | None:
         return self._after(tensor) if sighting is None else sighting.after

@@ -199,3 +199,27 @@ def test_lists_and_dicts_of_the_users_stay_the_same_objects():
     assert settings["in"] is inner
     assert model.b.sizes is sizes
     assert (settings, sizes) == ({"heads": 4, "in": {"deep": 1}}, [1, [2]])
+
+
+def test_a_list_that_forward_replaces_is_not_written_into_the_old_one():
+    """A default that two modules share is no place for what each of them puts in its stead."""
+    default, endless = [8, 8], [1]
+    endless.append(endless)
+
+    class Block(nn.Module):
+        def __init__(self, number):
+            super().__init__()
+            self.layer, self.seen, self.number = nn.Linear(8, 8), default, number
+
+        def forward(self, x):
+            self.seen = [self.number]
+            return self.layer(x).relu()
+
+    model = nn.Sequential(nn.Linear(6, 8), Block(1), Block(2), nn.Linear(8, 4))
+    model[0].endless = endless
+
+    capture(model, (noise(2, 6),))
+
+    assert default == [8, 8]
+    assert model[1].seen is not model[2].seen
+    assert model[0].endless is endless

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -220,8 +221,9 @@ def test_a_number_that_equals_eps_is_not_eps() -> None:
         lambda m, x: m.b(rms(m.a(x), m.w, m.eps)) + m.c(rms(x, m.free, m.eps)),
         lambda m, x: m.b(rms(m.a(x), m.w, m.eps)) + m.c(F.layer_norm(x, (6,), eps=m.eps)),
         lambda m, x: m.b(rms(m.a(x), m.w, 2 * m.eps)),
+        lambda m, x: m.b(rms(m.a(x), m.w, m.eps)) + m.c(rms(x, m.free, math.sqrt(m.eps) ** 2)),
     ],
-    ids=["in the source", "another norm", "layer_norm", "computed"],
+    ids=["in the source", "another norm", "layer_norm", "computed", "in C code"],
 )
 def test_an_eps_that_serves_others_too_is_refused(run: Callable[..., torch.Tensor]) -> None:
     """1e-6 shows in no output of usual size; an attribute changes only if all readers want it."""
@@ -301,3 +303,30 @@ def test_half_precision_is_told_as_the_reason() -> None:
 
     with pytest.raises(edgeprune.ModelNotSupported, match="prune it in float32"):
         edgeprune.to_module(pruned, model)
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-5, 1e-2])
+def test_an_eps_of_any_size_is_found_behind_values_that_look_alike(eps: float) -> None:
+    """Adding 1e-6 changes no value that one could see; nor does dropout in eval mode."""
+    result = returned(
+        randomised(
+            nn.Sequential(nn.Linear(6, 8), nn.RMSNorm(8, eps=eps), nn.Dropout(0.1), nn.Linear(8, 4))
+        ),
+        noise(3, 6),
+    )
+
+    assert changed(result)["1.eps"] == pytest.approx((eps, 2 * eps))
+    assert result.module[2].p == 0.1
+    spelled = Own(lambda m, x: m.b(rms(m.a(x), m.w, m.eps)), eps=eps, other=eps)
+    assert changed(returned(randomised(spelled), noise(3, 6)))["eps"] == (eps, 2 * eps)
+
+
+def test_code_that_asks_for_a_float_gets_one() -> None:
+    """Attributes are plain floats whenever the user's code runs."""
+
+    def run(m: Own, x: torch.Tensor) -> torch.Tensor:
+        if type(m.eps) is not float:
+            raise TypeError("not a float")
+        return m.b(m.a(x).relu() * m.eps)
+
+    assert returned(randomised(Own(run, eps=0.3)), noise(3, 6))

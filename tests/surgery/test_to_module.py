@@ -707,7 +707,10 @@ def test_a_layer_that_restores_itself_keeps_its_mode() -> None:
         b=nn.Linear(16, 5),
     )
 
-    assert changed(returned(model, noise(2, 4)))["apart.heads"] == (4, 2)
+    result = returned(model.eval(), noise(2, 4))
+
+    assert changed(result)["apart.heads"] == (4, 2)
+    assert not any(module.training for module in result.module.modules())
 
 
 @pytest.mark.parametrize("held", [{0: 64, 1: 128}, {(1, 2): 3}, {"ids": list(range(30000))}])
