@@ -56,7 +56,7 @@ class Sightings:
     def find(self, value: torch.Tensor, where: str) -> Sighting | None:
         """The node that gave `value`: the next one of that line, the next, or the last before."""
         known = self._by_kind.get((tuple(value.shape), value.dtype), [])
-        if not known:
+        if not known or not _is_readable(value):
             return None
         numbers = some_numbers(value)
         first = bisect_left([sighting.order for sighting in known], self._reached)
@@ -82,7 +82,8 @@ class _Recorder(fx.Interpreter):
         if n.op == "call_function":
             parts = result if isinstance(result, tuple | list) else (result,)
             for value, after in zip(parts, self._after(n, parts), strict=False):
-                if isinstance(value, torch.Tensor) and after is not None:
+                readable = isinstance(value, torch.Tensor) and _is_readable(value)
+                if readable and after is not None:
                     where = str(n.meta.get("where", ""))
                     numbers = some_numbers(value)
                     self.sightings.add(value, Sighting(self.order, n.name, where, after, numbers))
@@ -112,6 +113,11 @@ def watch_graph(
         flat = flat_inputs(module, copies.args, copies.kwargs)
         outputs = recorder.run(*flat, enable_io_processing=False)
     return recorder.sightings, tuple(outputs)
+
+
+def _is_readable(value: torch.Tensor) -> bool:
+    """Whether a tensor has numbers of its own: none inside of vmap has."""
+    return not torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
 def some_numbers(value: torch.Tensor) -> Numbers:

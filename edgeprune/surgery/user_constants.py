@@ -48,8 +48,10 @@ def owners(
     by_name = {node.name: node for node in dense.graph.nodes}
     places = {name: list(_candidates(model, by_name[name])) for name in nodes if name in by_name}
     nearest = {name: found[0] for name, found in places.items() if found}
+    if not nearest:
+        return {}
     trial = _Trial(model, dense, inputs)
-    if not nearest or trial.agrees(nearest):
+    if trial.agrees(nearest):
         return nearest
     result: dict[str, Place] = {}
     for place in list(dict.fromkeys(p for found in places.values() for p in found))[:_MOST_TRIES]:

@@ -734,3 +734,14 @@ def test_attributes_of_a_dict_of_the_users_class_follow() -> None:
     )
 
     assert changed(returned(model, noise(3, 6)))["config.heads"] == (4, 2)
+
+
+def test_values_inside_of_vmap_have_no_numbers_to_be_known_by() -> None:
+    """A model that maps over samples comes back; what is inside of the map is not looked at."""
+    model = net(
+        lambda m, x: m.b(m.a(x).relu()) + torch.func.vmap(lambda r: r.sum() * torch.ones(4))(x),
+        a=nn.Linear(6, 8),
+        b=nn.Linear(8, 4),
+    )
+
+    assert changed(returned(model, noise(3, 6)))["b.in_features"] == (8, 4)
