@@ -33,6 +33,9 @@ Outputs = tuple[object, ...]
 # Standard deviations of the output: what a change must move it by to be heard, and what class and
 # graph may differ by when both are changed.
 _HEARD, _ALIKE = 1e-2, 1e-3
+# About what they are made: as large as what an eps is added to, and larger than any width's norm,
+# which a limit from below (`normalize`) would else never show.
+_SIZES = (1.0, 100.0)
 # Attributes tried one by one.
 _MOST_TRIES = 32
 
@@ -107,14 +110,20 @@ class _Trial:
         """Whether both compute the same with these changed, and something else than before."""
         numbered = enumerate(dict.fromkeys(readers.values()))
         # Another number for each, so that no two can be taken for one another.
-        large = {place: 0.5 + (0.618 * (index + 1)) % 1.0 for index, place in numbered}
+        shares = {place: 0.5 + (0.618 * (index + 1)) % 1.0 for index, place in numbered}
+        return all(
+            self._agrees(readers, {place: size * share for place, share in shares.items()})
+            for size in _SIZES
+        )
+
+    def _agrees(self, readers: Mapping[str, Place], values: Mapping[Place, float]) -> bool:
         graph = _copied(self.dense)
         for node in graph.graph.nodes:
             if node.name in readers:
-                node.update_arg(position(node), large[readers[node.name]])
+                node.update_arg(position(node), values[readers[node.name]])
         graph.recompile()
         small = share(self.model).eval()
-        put(small, large)
+        put(small, values)
         expected = self._run(graph)
         with contextlib.suppress(Exception):  # whatever the class makes of such a number
             got = self._run(small)

@@ -222,8 +222,9 @@ def test_a_number_that_equals_eps_is_not_eps() -> None:
         lambda m, x: m.b(rms(m.a(x), m.w, m.eps)) + m.c(F.layer_norm(x, (6,), eps=m.eps)),
         lambda m, x: m.b(rms(m.a(x), m.w, 2 * m.eps)),
         lambda m, x: m.b(rms(m.a(x), m.w, m.eps)) + m.c(rms(x, m.free, math.sqrt(m.eps) ** 2)),
+        lambda m, x: m.b(rms(m.a(x), m.w, m.eps)) + m.c(F.normalize(x, eps=m.eps)),
     ],
-    ids=["in the source", "another norm", "layer_norm", "computed", "in C code"],
+    ids=["in the source", "another norm", "layer_norm", "computed", "in C code", "a limit"],
 )
 def test_an_eps_that_serves_others_too_is_refused(run: Callable[..., torch.Tensor]) -> None:
     """1e-6 shows in no output of usual size; an attribute changes only if all readers want it."""
