@@ -161,7 +161,12 @@ def test_an_interrupt_kills_the_worker(make_model, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(job_to_json("n", job_for(make_model())), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     process = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE, env=environment
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        env=environment,
+        # What runs behind a shell's & ignores the signal, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     # The worker runs; its parent is asleep only once it has come to waiting for it.
     _wait_until(lambda: pid_file.exists() and pid_file.read_text().strip() != "")

@@ -44,6 +44,8 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(task):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # What runs behind a shell's & ignores the signal, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not journal.exists() and time.monotonic() < deadline:
