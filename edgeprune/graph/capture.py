@@ -192,7 +192,7 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 def _export(
     model: nn.Module, given: Inputs, dynamic_batch: bool, assigned: set[str]
 ) -> tuple[ExportedProgram, bool]:
-    """Export non-strict, strict or a draft, in this order; with a dynamic batch where possible.
+    """Export in the first of `_WAYS` that works; with a dynamic batch if the model allows it.
 
     A dynamic batch is traced with one sample more than the run that is compared with eager has:
     what export bakes in is right for the traced batch alone. A fixed batch is the example's own.

@@ -71,10 +71,11 @@ def _tracing(cached: functools._lru_cache_wrapper[object]) -> Callable[..., obje
     def ask(*args: object, **kwargs: object) -> object:
         nonlocal inside
         given = (args, tuple(kwargs.values()))
+        if not any(isinstance(leaf, Tagged) for leaf in _leaves(given)):
+            return cached(*args, **kwargs)
         plain = {name: _plain(value) for name, value in kwargs.items()}
         known = cached(*(_plain(value) for value in args), **plain)
-        is_traced = any(isinstance(leaf, Tagged) for leaf in _leaves(given))
-        if inside or not is_traced or not any(isinstance(leaf, int) for leaf in _leaves(known)):
+        if inside or not any(isinstance(leaf, int) for leaf in _leaves(known)):
             return known
         inside = True
         try:
